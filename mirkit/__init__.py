@@ -1,1 +1,33 @@
+"""Music information retrieval that starts in Jupyter"""
+
 __version__ = "0.1.0"
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mirkit.core.audio import load
+    from mirkit.core.results import PitchTrack
+    from mirkit.core.tracks import load_dataset
+    from mirkit.pitch.tracker import PitchTracker, track_pitch
+
+# What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
+# so that `import mirkit` costs nothing.
+_HOMES = {
+    "load": "mirkit.core.audio",
+    "load_dataset": "mirkit.core.tracks",
+    "PitchTrack": "mirkit.core.results",
+    "PitchTracker": "mirkit.pitch.tracker",
+    "track_pitch": "mirkit.pitch.tracker",
+}
+__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset", "track_pitch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mirkit' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
