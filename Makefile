@@ -39,7 +39,8 @@ $(STAMP): FORCE
 endif
 
 $(STAMP):
-	@test -n "$(PYTHON)" || { echo "mirkit needs Python 3.11 or newer and found none that runs; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(or $(PYTHON),false) -c '$(VERSION)' >/dev/null 2>&1 || { \
+		echo "mirkit needs Python 3.11 or newer, and $(or $(PYTHON),every python on the path) is not; name one: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "== setting up $(VENV) with $(PYTHON): a few minutes, once"
 	@case "$(MADE)" in "$(BASE) "*) ;; *) $(PYTHON) -m venv --clear $(VENV) ;; esac
 	@rm -f $(STAMP)
@@ -105,10 +106,12 @@ docs: $(STAMP) ## all notebooks as a searchable site that works offline: site/in
 # pip freeze sees what this platform needs; lines with a marker are for other ones and are kept. A local build's name
 # ("+cpu") is dropped: each machine takes the build it is offered.
 TORCH := 2.13.0
+# soupsieve 3 refuses Python 3.11.0 to 3.11.4 (broken regular expressions), and Debian 12 has 3.11.2.
+BOUNDS := "soupsieve<3"
 lock: ## requirements.lock anew: the newest versions that pyproject.toml admits (and TORCH=2.13.0)
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh" requirements.lock.new' EXIT; \
 	python3.11 -m venv "$$fresh/venv"; \
-	"$$fresh/venv/bin/python" -m pip install "setuptools>=77" "torch==$(TORCH)" -e ".[dev]"; \
+	"$$fresh/venv/bin/python" -m pip install "setuptools>=77" "torch==$(TORCH)" $(BOUNDS) -e ".[dev]"; \
 	"$$fresh/venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip > "$$fresh/frozen"; \
 	grep '^#' requirements.lock > requirements.lock.new; \
 	{ sed 's/+cpu$$//' "$$fresh/frozen"; grep ' ; ' requirements.lock; } | LC_ALL=C sort -f >> requirements.lock.new; \

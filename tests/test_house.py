@@ -250,3 +250,14 @@ def test_lock_covers_what_the_package_asks_for():
     for wanted in map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["dev"]]):
         version = pinned.get(wanted.name.lower().replace("_", "-"))
         assert version and wanted.specifier.contains(version), f"{wanted}: locked is {version}; run make lock"
+
+
+def test_locked_versions_admit_every_python_we_support():
+    "3.11.0 too: a package that refuses it would fail set-up on systems whose Python is not the newest 3.11"
+    from importlib.metadata import distributions
+
+    from packaging.specifiers import SpecifierSet
+
+    for package in distributions():
+        wanted = package.metadata.get("Requires-Python") or ""
+        assert SpecifierSet(wanted).contains("3.11.0"), f"{package.name} {package.version} asks for Python {wanted}"
