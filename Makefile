@@ -65,10 +65,11 @@ sync: $(STAMP) ## exporting, cleaning and writing the README change nothing
 	@echo "== export, clean and readme leave no difference"
 	@set -e; copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
 	cp -R nbs mirkit pyproject.toml settings.ini README.md "$$copy"; \
-	(cd "$$copy"; $(EXPORT)); \
+	(cd "$$copy" && $(EXPORT)) || exit 1; differ=; \
 	for x in nbs mirkit README.md; do \
-		diff -r -u -x __pycache__ -x .ipynb_checkpoints $$x "$$copy/$$x" || { echo "they differ: run make export, look at git diff, commit" >&2; exit 1; }; \
-	done
+		diff -r -u -x __pycache__ -x .ipynb_checkpoints $$x "$$copy/$$x" || differ=yes; \
+	done; \
+	[ -z "$$differ" ] || { echo "they differ: make export, look at git diff, commit (first nbdev-update, if a module was changed by hand)" >&2; exit 1; }
 
 lint: $(STAMP) ## ruff on the notebooks and what else is written by hand
 	@echo "== ruff"
