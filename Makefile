@@ -21,7 +21,7 @@ TEST_ENV := $(ONE_THREAD) MIRKIT_CACHE_PATH="$(CURDIR)/build/test/cache" MIRKIT_
 DEMO := $(BIN)/mirkit run nbs/train_pesto.ipynb -p data synth
 RUNNABLE := ^([_.]|train_|eval_|explore_)
 # What people write by hand: ruff reads the notebooks, and the modules follow from them.
-SOURCES := nbs tests bench .ci mirkit/__init__.py
+SOURCES := nbs tests bench .ci $(wildcard mirkit/__*__.py)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
