@@ -1,6 +1,7 @@
 """What every test shares: the folder of real recordings, and settings that leave the user's own files alone"""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,32 @@ def settings(tmp_path, monkeypatch) -> Settings:
     monkeypatch.setenv("MIRKIT_CACHE_PATH", str(tmp_path / "cache"))
     monkeypatch.setenv("MIRKIT_REPORTS_PATH", str(tmp_path / "reports"))
     return load_settings()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A headless Chromium; tests that ask for it are skipped where there is none"
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        pytest.skip("no chromium (apt-get install chromium, or name it in CHROMIUM)")
+    quiet = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    quiet += " --disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    "A page that may ask the network for nothing and raise no error: the test fails at its end if it did"
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page, trouble = context.new_page(), []
+    local = ("file:", "data:", "blob:", "about:")
+    page.on("request", lambda request: None if request.url.startswith(local) else trouble.append(request.url))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert not trouble
