@@ -59,14 +59,13 @@ def reference_kernels(
     n_bins: int,
     bins_per_octave: int = 36,
     gamma: float = 0.0,  # Hz
-) -> tuple[np.ndarray, np.ndarray]:  # conj(g)·√L complex64 (F, K), lengths (F,)
-    "nnAudio's kernels in the form that the transform applies"
+) -> tuple[np.ndarray, np.ndarray]:  # conj(g) complex64 (F, K), lengths (F,)
+    "nnAudio's kernels, conjugated; the transform multiplies by √L afterwards"
     from nnAudio.utils import create_cqt_kernels
 
     q = 1 / (2 ** (1 / bins_per_octave) - 1)
     kernels, _, lengths, _ = create_cqt_kernels(q, sr, fmin, n_bins, bins_per_octave, 1, "hann", None, gamma=gamma)
-    lengths = np.asarray(lengths)
-    return np.conj(np.asarray(kernels)) * np.sqrt(lengths).astype(np.float32)[:, None], lengths.astype(np.int64)
+    return np.conj(np.asarray(kernels)), np.asarray(lengths).astype(np.int64)
 
 # %% ../../nbs/signal/01_cqt.ipynb #0bdfc403
 def reflect_pad(
@@ -286,6 +285,7 @@ class CQT(nn.Module):
         x = reflect_pad(x, self.reach, self.reach)
         if self.engine == "reference":
             y = torch.cat([self._convolve(x, getattr(self, name), frames) for name in self.weights], 1)
+            y = y * self.lengths.sqrt()[:, None]
         else:
             parts = [part(x, self.reach, frames) for part in (self.fold, self.grouped) if part is not None]
             y = torch.cat(parts, 1)[:, self.order]
@@ -296,5 +296,5 @@ class CQT(nn.Module):
     def _convolve(self, x: Tensor, weight: Tensor, frames: int) -> Tensor:
         offset = self.reach - weight.shape[2] // 2
         segment = x[:, None, offset : offset + (frames - 1) * self.hop_length + weight.shape[2]]
-        real, imaginary = F.conv1d(segment, weight, stride=self.hop_length).chunk(2, 1)
-        return torch.complex(real, imaginary)
+        y = F.conv1d(segment, weight, stride=self.hop_length)
+        return torch.complex(*y.chunk(2, 1))
