@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
-    from mirkit.pitch.tracker import PitchTracker, track_pitch
+    from mirkit.pitch.tracker import PitchTracker
 
 # What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
 # so that `import mirkit` costs nothing.
@@ -18,9 +18,8 @@ _HOMES = {
     "load_dataset": "mirkit.core.tracks",
     "PitchTrack": "mirkit.core.results",
     "PitchTracker": "mirkit.pitch.tracker",
-    "track_pitch": "mirkit.pitch.tracker",
 }
-__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset", "track_pitch"]
+__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset"]
 
 
 def __getattr__(name: str) -> Any:

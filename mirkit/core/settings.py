@@ -16,6 +16,7 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Settings:
     "mirkit's run-time settings; every path is absolute"
+
     data_path: Path = Path("data")  # one sub-folder per data set
     reports_path: Path = Path("reports")  # reports/<notebook>/<run id>/
     cache_path: Path = Path("~/.cache/mirkit")  # computed features; may be deleted at any time
@@ -98,7 +99,9 @@ def resolve_device(
         name = next(k for k in ("cuda", "mps", "cpu") if there[k])
     kind, _, index = name.partition(":")
     if not there[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise ValueError(f"device = {name!r} is not on this machine; there are: {', '.join(k for k in there if there[k])}")
+        raise ValueError(
+            f"device = {name!r} is not on this machine; there are: {', '.join(k for k in there if there[k])}"
+        )
     return torch.device(name)
 
 

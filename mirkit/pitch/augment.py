@@ -20,7 +20,9 @@ def crop(
     "The network's view of a transform, transposed by `steps` bins"
     width = x.shape[-1] - 2 * max_steps
     if width < 1:
-        raise ValueError(f"x has {x.shape[-1]} bins, which leaves nothing between two margins of max_steps = {max_steps}")
+        raise ValueError(
+            f"x has {x.shape[-1]} bins, which leaves nothing between two margins of max_steps = {max_steps}"
+        )
     if isinstance(steps, int):
         return x[..., max_steps - steps : max_steps - steps + width]
     if len(steps) and int(steps.abs().max()) > max_steps:

@@ -22,7 +22,11 @@ from ..signal.hcqt import HCQT, log_magnitude
 
 # %% ../../nbs/pitch/09_calibrate.ipynb #6468f06e
 TIMBRES = ("organ", "string", "ah", "ee", "oo")
-_FORMANTS = {"ah": (700, 1150, 2600), "ee": (300, 2200, 3000), "oo": (350, 800, 2500)}  # Hz (Peterson and Barney 1952, rounded)
+_FORMANTS = {
+    "ah": (700, 1150, 2600),
+    "ee": (300, 2200, 3000),
+    "oo": (350, 800, 2500),
+}  # Hz (Peterson and Barney 1952, rounded)
 
 
 def timbre_amplitudes(
@@ -82,7 +86,9 @@ def calibration_frames(
         for note in range(low, high):
             pairs = [tone(note, timbre, 1.0, sr) for timbre in TIMBRES]
             middle = slice(20, 31, 5)
-            frames.append(log_magnitude(transform(torch.from_numpy(np.stack([x for x, _ in pairs]))))[:, middle].flatten(0, 1))
+            frames.append(
+                log_magnitude(transform(torch.from_numpy(np.stack([x for x, _ in pairs]))))[:, middle].flatten(0, 1)
+            )
             at = np.arange(20, 31, 5) * transform.hop_length
             pitches.append(torch.from_numpy(np.concatenate([p[at] for _, p in pairs])))
     return torch.cat(frames), torch.cat(pitches).float()

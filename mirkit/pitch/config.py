@@ -60,6 +60,7 @@ class PestoConfig:
 @dataclass(frozen=True)
 class Sizes:
     "Sizes in bins that follow from a `PestoConfig`"
+
     max_steps: int  # largest shift
     n_bins_in: int  # bins the network sees F
     n_bins: int  # bins of the transform, F + 2·max_steps

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..core.audio import load, resample
 from ..core.cache import ArrayCache, cache_key, content_hash
+from ..core.compute import map_threads
 from ..core.tracks import Track, labels_at
 from .config import PestoConfig, sizes
 from ..signal.hcqt import HCQT, base_frequency, hop_samples, log_magnitude
@@ -147,14 +147,15 @@ def make_frames(
     progress: bool = True,
 ) -> FrameSet:
     "Features and labels of tracks. Raises `ValueError` naming every unreadable recording, or when nothing is left."
-    from tqdm.auto import tqdm
 
-    good, bad = [], []
-    for track in tqdm(tracks, desc="constant-Q frames", unit="file", disable=not progress, mininterval=1):
+    def attempt(track: Track) -> tuple | str:
         try:
-            good.append(_load_track(track, config, cache))
+            return _load_track(track, config, cache)
         except (ValueError, FileNotFoundError) as e:
-            bad.append(f"{track.id}: {e}")
+            return f"{track.id}: {e}"
+
+    results = map_threads(attempt, tracks, progress="constant-Q frames" if progress else "")
+    good, bad = [r for r in results if isinstance(r, tuple)], [r for r in results if isinstance(r, str)]
     if bad:
         text = f"{len(bad)} of {len(tracks)} recordings cannot be used:\n  " + "\n  ".join(bad[:10])
         text += f"\n  … and {len(bad) - 10} more" if len(bad) > 10 else ""

@@ -57,7 +57,11 @@ class PestoModel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (T,) MIDI, confidence (T,), activations (T, n) moved to class = pitch
         "Pitch, confidence and activations of a sequence of frames; memory beyond the results is bounded"
         n = sizes(self.config).n_out
-        parts = [self(part) for part in frames.split(block)] if len(frames) else [(frames.new_zeros(0, n), frames.new_zeros(0))]
+        parts = (
+            [self(part) for part in frames.split(block)]
+            if len(frames)
+            else [(frames.new_zeros(0, n), frames.new_zeros(0))]
+        )
         y, confidence = (torch.cat(p) for p in zip(*parts, strict=True))
         b = self.config.bins_per_semitone
         pitch = decode_pitch(y, b, reduction or self.config.reduction, viterbi) - self.shift
@@ -73,8 +77,14 @@ def save_model(
     "Write weights and configuration"
     from safetensors.torch import save_file
 
-    tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()}
-    header = {"config": json.dumps(dataclasses.asdict(model.config)), "about": json.dumps(about), "format": "mirkit.pesto/1"}
+    tensors = {
+        k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in model.state_dict().items()
+    }
+    header = {
+        "config": json.dumps(dataclasses.asdict(model.config)),
+        "about": json.dumps(about),
+        "format": "mirkit.pesto/1",
+    }
     with replacing(path) as draft:
         save_file(tensors, draft, header)
     return Path(path)
@@ -201,7 +211,9 @@ def load_official(path: str | Path) -> PestoModel:
     content = read_checkpoint(path)
     state = content["state_dict"]
     try:
-        config = official_config(content["hparams"], content["hcqt_params"], "encoder.prefilt_layers.0.0.weight" in state)
+        config = official_config(
+            content["hparams"], content["hcqt_params"], "encoder.prefilt_layers.0.0.weight" in state
+        )
     except (KeyError, TypeError) as e:
         raise ValueError(f"{path} is not a PESTO checkpoint: {e} is missing") from e
     model = PestoModel(config, confidence=False)
@@ -232,7 +244,11 @@ def save_official(model: PestoModel, path: str | Path) -> Path:
         "n_bins": s.n_bins,
         "center_bins": c.centre_bins,
     } | ({"gamma": c.gamma} if c.gamma else {})
-    hparams = {"encoder": encoder, "pitch_shift": {"min_steps": -s.max_steps, "max_steps": s.max_steps}, "reduction": c.reduction}
+    hparams = {
+        "encoder": encoder,
+        "pitch_shift": {"min_steps": -s.max_steps, "max_steps": s.max_steps},
+        "reduction": c.reduction,
+    }
     state = collections.OrderedDict((k, v) for k, v in model.state_dict().items() if not k.startswith("confidence"))
     with replacing(path) as draft:
         torch.save({"state_dict": state, "hparams": hparams, "hcqt_params": front}, draft)

@@ -6,6 +6,8 @@
 __all__ = ['ACTIVATIONS', 'toeplitz_matrix', 'Dropout', 'PestoEncoder']
 
 # %% ../../nbs/pitch/02_net.ipynb #d72de08e
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,15 +49,15 @@ def _block(config: PestoConfig, c_in: int, c_out: int, width: int) -> nn.Sequent
     return nn.Sequential(nn.Conv1d(c_in, c_out, width, padding=width // 2), act, Dropout(config.dropout))
 
 
-def _convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:
-    "`conv` on (B, F, C) tensors"
+def _convolve(x: Tensor, conv: Any) -> Tensor:
+    "A Conv1d on (B, F, C) tensors"
     if conv.kernel_size[0] == 1:
         return F.linear(x, conv.weight[:, :, 0], conv.bias)
     y = F.conv2d(x.transpose(1, 2)[:, :, None], conv.weight[:, :, None], conv.bias, padding=(0, conv.padding[0]))
     return y[:, :, 0].transpose(1, 2)
 
 
-def _apply(block: nn.Sequential, x: Tensor) -> Tensor:
+def _apply(block: Any, x: Tensor) -> Tensor:
     conv, act, drop = block
     return drop(act(_convolve(x, conv)))
 
@@ -83,13 +85,15 @@ class PestoEncoder(nn.Module):
             z = z + y if self.config.residual else y
         layers = list(self.conv_layers)
         for i in range(0, len(layers), 3):
-            z = _apply(nn.Sequential(*layers[i : i + 3]), z)
+            z = _apply(layers[i : i + 3], z)
         return z
 
     def logits(self, x: Tensor) -> Tensor:
         "(B, H, F) dB -> (B, n_out) before the softmax"
         if x.ndim != 3 or x.shape[1:] != self.layernorm.normalized_shape:
-            raise ValueError(f"x has shape {tuple(x.shape)}; expected (frames, *{tuple(self.layernorm.normalized_shape)})")
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; expected (frames, *{tuple(self.layernorm.normalized_shape)})"
+            )
         v = self.features(x).transpose(1, 2).flatten(1)
         return v @ toeplitz_matrix(self.fc.weight, self.n_in).T
 

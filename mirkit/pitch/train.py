@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..lab.fit import seed_step
+from ..core.compute import seed_step
 from .augment import augment_image, augment_power, crop, random_steps
 from .calibrate import Calibration, calibrate
 from .confidence import agreement, confidence_loss, noise_frames
@@ -42,7 +42,9 @@ def three_views(
     return views[0], noisy[0], noisy[1], steps
 
 
-def pesto_losses(y: Tensor, y_a: Tensor, y_t: Tensor, steps: Tensor, config: PestoConfig) -> tuple[Tensor, Tensor, Tensor]:
+def pesto_losses(
+    y: Tensor, y_a: Tensor, y_t: Tensor, steps: Tensor, config: PestoConfig
+) -> tuple[Tensor, Tensor, Tensor]:
     "Invariance, shifted cross-entropy and equivariance of the three answers"
     s = sizes(config)
     return (
@@ -75,16 +77,13 @@ class PestoTraining(L.LightningModule):
         if len(self.numbers) < 2:
             raise ValueError(f"nothing to train on: {len(self.numbers)} of {len(train)} frames are not silent")
         self.val_numbers = np.unique(np.linspace(0, len(val) - 1, min(len(val), val_frames)).astype(int))
-        self._background = background
+        self._background = None if background is None or not len(background) else torch.from_numpy(background)
         self.calibration: Calibration | None = None
 
     def background(self) -> Tensor | None:
         "Background frames on the module's device"
-        if self._background is None or not len(self._background):
-            return None
-        if isinstance(self._background, np.ndarray):
-            self._background = torch.from_numpy(self._background)
-        self._background = self._background.to(self.device)
+        if self._background is not None:
+            self._background = self._background.to(self.device)
         return self._background
 
     def batch(self) -> Tensor:
@@ -110,7 +109,9 @@ class PestoTraining(L.LightningModule):
     def _note(self, name: str, value: Any) -> None:
         self.log(name, value, on_step=False, on_epoch=True, batch_size=self.config.batch_size, sync_dist=True)
 
-    def _confidence(self, clean: Tensor, noisy: Tensor, answers: tuple[Tensor, Tensor, Tensor], steps: Tensor) -> Tensor:
+    def _confidence(
+        self, clean: Tensor, noisy: Tensor, answers: tuple[Tensor, Tensor, Tensor], steps: Tensor
+    ) -> Tensor:
         "Loss of the confidence head; the encoder gets no gradient from it"
         b = self.config.bins_per_semitone
         y, y_a, y_t = answers
@@ -149,7 +150,7 @@ class PestoTraining(L.LightningModule):
             torch.manual_seed(self.seed)  # the same views in every epoch
             clean, noisy, moved, steps = three_views(frames[:1024], self.config, self.background())
             answers = [self.model.encoder(v) for v in (clean, noisy, moved)]
-            losses = pesto_losses(*answers, steps, self.config)
+            losses = pesto_losses(answers[0], answers[1], answers[2], steps, self.config)
         self.calibration = calibrate(self.model, warn=False)
         out = {name: float(v) for name, v in zip(LOSS_NAMES, losses, strict=True)}
         out |= {"loss": sum(out.values()), "shift": self.calibration.shift, "spread": self.calibration.spread}

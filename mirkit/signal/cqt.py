@@ -100,7 +100,9 @@ def kernel_response(
     first = kernel_start(length)
     omega = 2 * np.pi * (np.asarray(points) / n_fft - frequency / sr)
     step = 2 * np.pi / length
-    hann = 0.5 * _geometric(omega, length) - 0.25 * (_geometric(omega + step, length) + _geometric(omega - step, length))
+    hann = 0.5 * _geometric(omega, length) - 0.25 * (
+        _geometric(omega + step, length) + _geometric(omega - step, length)
+    )
     return 2 / math.sqrt(length) * np.exp(1j * omega * first) * hann
 
 # %% ../../nbs/signal/01_cqt.ipynb #031309aa
@@ -135,6 +137,7 @@ class _Fold(nn.Module):
     def __init__(self, frequencies, lengths, sr: int, hop: int, tol: float):
         super().__init__()
         self.hop = hop
+        self.order: Tensor
         self.halo = -(-(int(lengths.max()) + 2) // hop) + 1  # frames spoilt by wrap-around
         self.m = 1 << math.ceil(math.log2(max(256, 5 * self.halo)))
         groups = _fold_groups(frequencies, lengths, sr, hop, self.m, tol)
@@ -144,7 +147,9 @@ class _Fold(nn.Module):
             shape = (len(low), folds, self.m)
             turn = np.exp(2j * np.pi * (np.outer(low % self.m, np.arange(self.m)) % self.m) / self.m)
             self.register_buffer(f"low{i}", torch.from_numpy(low + self.negative), persistent=False)
-            self.register_buffer(f"response{i}", torch.from_numpy(response.reshape(shape).astype(np.complex64)), persistent=False)
+            self.register_buffer(
+                f"response{i}", torch.from_numpy(response.reshape(shape).astype(np.complex64)), persistent=False
+            )
             self.register_buffer(f"turn{i}", torch.from_numpy(turn.astype(np.complex64)), persistent=False)
         order = np.argsort(np.concatenate([ids for _, ids, _, _ in groups]))
         self.register_buffer("order", torch.from_numpy(order), persistent=False)
@@ -179,7 +184,8 @@ class _Grouped(nn.Module):
 
     def __init__(self, frequencies, lengths, sr: int, hop: int, size: int = 12):
         super().__init__()
-        self.hop, self.starts = hop, []
+        self.hop = hop
+        self.starts: list[int] = []
         for a in range(0, len(lengths), size):
             f, ls = frequencies[a : a + size], lengths[a : a + size]
             first = min(kernel_start(int(n)) for n in ls)
@@ -234,11 +240,18 @@ class CQT(nn.Module):
     ):
         super().__init__()
         check_choice("engine", engine, ("fast", "reference"))
-        for name, value in (("sr", sr), ("hop_length", hop_length), ("n_bins", n_bins), ("bins_per_octave", bins_per_octave)):
+        for name, value in (
+            ("sr", sr),
+            ("hop_length", hop_length),
+            ("n_bins", n_bins),
+            ("bins_per_octave", bins_per_octave),
+        ):
             check_range(name, value, 1)
         check_range("gamma", gamma, 0)
         banks = fmin if isinstance(fmin, tuple) else (fmin,)
         self.sr, self.hop_length, self.engine = sr, hop_length, engine
+        self.lengths: Tensor
+        self.order: Tensor
         self.frequencies = np.concatenate([cqt_frequencies(n_bins, f, bins_per_octave) for f in banks])
         if self.frequencies.max() > sr / 2 or self.frequencies.min() <= 0:
             raise ValueError(
