@@ -65,10 +65,11 @@ def tone(
 @functools.lru_cache(maxsize=4)
 def calibration_frames(
     config: PestoConfig,
-    low: int = 48,  # MIDI, lowest note
-    high: int = 76,  # MIDI, one above the highest
+    low: float = 48.0,  # MIDI, lowest
+    high: float = 76.0,  # MIDI, above the highest
+    step: float = 0.7,  # semitones from tone to tone; does not divide a bin, so that tones fall between bins
 ) -> tuple[Tensor, Tensor]:  # dB (M, H, bins), MIDI (M,)
-    "Frames of every timbre on every note between `low` and `high`, and their pitches"
+    "Frames of every timbre at pitches from `low` to `high`, and those pitches"
     sr = 16000 if max(config.harmonics) == 1 else 44100
     transform = HCQT(
         sr,
@@ -83,7 +84,7 @@ def calibration_frames(
     )
     frames, pitches = [], []
     with torch.no_grad():
-        for note in range(low, high):
+        for note in np.arange(low, high, step):
             pairs = [tone(note, timbre, 1.0, sr) for timbre in TIMBRES]
             middle = slice(20, 31, 5)
             frames.append(
