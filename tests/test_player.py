@@ -1,9 +1,5 @@
 """What a browser makes of the players: the cursor follows, nothing is fetched, nothing fails."""
 
-import os
-import shutil
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,41 +7,10 @@ from mirkit.core.player import player_html, plotly_player_html
 from mirkit.core.results import PitchTrack
 from mirkit.core.view import f0_figure
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or "no chromium"
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="no chromium (apt-get install chromium)")
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-FLAGS += " --disable-sync --autoplay-policy=no-user-gesture-required"
-
 SR = 16_000
 TIME = np.arange(0, 3, 0.01)
 F0 = np.where(np.abs(TIME - 1.5) < 0.1, 0, 220 * 2 ** (TIME / 3))
 SOUND = PitchTrack(TIME, F0, np.ones(300)).sonify(SR)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser):
-    "A page that records what it asks for and what fails; the test ends with none of either"
-    context = browser.new_context(viewport={"width": 1100, "height": 900})
-    page, trouble = context.new_page(), []
-    page.on("request", lambda request: None if _local(request.url) else trouble.append(request.url))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert not trouble
-
-
-def _local(url: str) -> bool:
-    return url.startswith(("file:", "data:", "about:"))
 
 
 def _open(page, tmp_path, body: str):
