@@ -9,13 +9,14 @@ __all__ = ['content_hash', 'cache_key', 'write_array', 'read_array', 'ArrayCache
 import hashlib
 import json
 import os
+import secrets
 import struct
-import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -39,6 +40,17 @@ def cache_key(**parts: Any) -> str:
 _MARK = b"mirkit01"
 
 
+class _Summed:
+    "A file that is written to, and the checksum of what was written"
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.crc = file, 0
+
+    def write(self, data: bytes) -> None:
+        self.crc = zlib.crc32(data, self.crc)
+        self.file.write(data)
+
+
 def _checksum(path: Path, size: int) -> int:
     crc = 0
     with open(path, "rb") as f:
@@ -55,14 +67,12 @@ def write_array(
     "Write an array atomically with a checksum. `OSError` (a full disk, say) leaves nothing behind."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-    temporary = Path(name)
+    temporary = path.with_name(f".writing-{secrets.token_hex(8)}{path.suffix}")
     try:
-        with os.fdopen(handle, "wb") as f:
-            np.lib.format.write_array(f, np.ascontiguousarray(array), allow_pickle=False)
-            f.flush()
-            crc = _checksum(temporary, temporary.stat().st_size)
-            f.write(_MARK + struct.pack("<I", crc))
+        with open(temporary, "xb") as f:
+            summed = _Summed(f)  # given a plain file, numpy would hide why it cannot be written
+            np.lib.format.write_array(summed, np.ascontiguousarray(array), allow_pickle=False)
+            f.write(_MARK + struct.pack("<I", summed.crc))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -95,6 +105,7 @@ class ArrayCache:
         settings = load_settings()
         self.folder = Path(folder or settings.cache_path) / kind
         self.limit = int((settings.cache_limit_gb if limit_gb is None else limit_gb) * 1e9)
+        self.used: set[str] = set()  # keys that were handed out: these stay
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.npy"
@@ -103,10 +114,12 @@ class ArrayCache:
         "The array, memory-mapped, or None. A damaged file is removed."
         path = self.path(key)
         array = read_array(path)
-        if array is not None:
-            _touch(path)
-        elif path.exists():
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only cache still serves
+            if array is not None:
+                self.used.add(key)
+                os.utime(path)
+            else:
+                path.unlink(missing_ok=True)
         return array
 
     def get_or_make(self, key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -126,8 +139,8 @@ class ArrayCache:
         stored = self.get(key)
         return fresh if stored is None else stored
 
-    def evict(self, keep: set[str] = frozenset()) -> int:  # type: ignore[assignment]
-        "Remove least recently used files, none of `keep`, until the folder fits its limit; returns how many went"
+    def evict(self) -> int:
+        "Remove least recently used files, none that was handed out, until the folder fits its limit; returns how many went"
         files = []
         for f in self.folder.glob("*.npy"):
             try:
@@ -139,15 +152,8 @@ class ArrayCache:
                 files.append((0.0 if writing else stat.st_mtime, stat.st_size, f))
         total, removed = sum(size for _, size, _ in files), 0
         for stamp, size, f in sorted(files, key=lambda x: (x[0], x[2].name)):
-            if (total <= self.limit and stamp) or f.stem in keep:
-                continue
-            f.unlink(missing_ok=True)
-            total, removed = total - size, removed + 1
+            if (total > self.limit or not stamp) and f.stem not in self.used:
+                with suppress(OSError):  # in a read-only cache nothing goes
+                    f.unlink(missing_ok=True)
+                    total, removed = total - size, removed + 1
         return removed
-
-
-def _touch(path: Path) -> None:
-    try:
-        os.utime(path)
-    except OSError:  # a read-only cache still serves
-        pass
