@@ -6,6 +6,7 @@
 __all__ = ['FitOptions', 'write_history', 'make_trainer', 'FitResult', 'fit', 'peak_memory']
 
 # %% ../../nbs/lab/01_fit.ipynb #dc2e7898
+import importlib.util
 import math
 import os
 import resource
@@ -41,13 +42,16 @@ class FitOptions:
     accelerator: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "steps_per_epoch", "devices", "num_nodes"):
-            check_range(name, getattr(self, name), 1)
-        check_range("patience", self.patience, 0)
+        for name in ("max_steps", "steps_per_epoch", "devices", "num_nodes", "patience"):
+            value = check_range(name, getattr(self, name), name != "patience")
+            if not isinstance(value, int):
+                raise ValueError(f"{name} = {value!r} must be a whole number")
         check_range("gradient_clip", self.gradient_clip, 0)
         check_choice("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
         check_choice("logger", self.logger, ("csv", "tensorboard", "wandb"))
         check_choice("mode", self.mode, ("min", "max"))
+        if self.logger == "wandb" and importlib.util.find_spec("wandb") is None:
+            raise ValueError("logger = 'wandb' needs the package wandb: pip install mirkit[wandb]")
         device = resolve_device(self.device)
         chosen: Any = [device.index or 0] if device.type == "cuda" and self.devices == 1 else self.devices
         object.__setattr__(self, "accelerator", {"accelerator": device.type, "devices": chosen})
@@ -119,14 +123,20 @@ def _save(trainer: Any, folder: Path, better: bool) -> None:
     "last.ckpt, and best.ckpt when this epoch was better than all before; atomically"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".writing.ckpt"
-    trainer.save_checkpoint(temporary)
-    if trainer.is_global_zero:
-        if better:
-            link = folder / ".best.ckpt"
-            link.unlink(missing_ok=True)
-            os.link(temporary, link)
-            os.replace(link, folder / "best.ckpt")
-        os.replace(temporary, folder / "last.ckpt")
+    try:
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            if better:
+                link = folder / ".best.ckpt"
+                link.unlink(missing_ok=True)
+                os.link(temporary, link)
+                os.replace(link, folder / "best.ckpt")
+            os.replace(temporary, folder / "last.ckpt")
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            e.errno, f"cannot write a checkpoint to {folder} ({e.strerror}); make room, then resume the run"
+        ) from e
 
 
 def write_history(path: Path, rows: list[dict[str, float]]) -> None:
@@ -147,10 +157,6 @@ def _logger(options: FitOptions):
 
         return TensorBoardLogger(options.folder, name="", version="tensorboard")
     if options.logger == "wandb":
-        try:
-            import wandb  # type: ignore[import-not-found] # noqa: F401
-        except ImportError:
-            raise ValueError("logger = 'wandb' needs the package wandb: pip install mirkit[wandb]") from None
         from lightning.pytorch.loggers import WandbLogger
 
         return WandbLogger(save_dir=options.folder, name=options.folder.name)
@@ -198,7 +204,7 @@ def fit(
     options: FitOptions,
     resume: bool = True,  # go on from last.ckpt in the folder when there is one
 ) -> FitResult:
-    "Train, or go on training. Raises `ValueError` when the folder holds a finished run of other length or is not resumable."
+    "Train, or go on training; a finished run is only read. Raises `ValueError` for a checkpoint that cannot be read."
     import torch
     from torch.utils.data import DataLoader
 
@@ -209,32 +215,28 @@ def fit(
     trainer = make_trainer(options)
     steps: Any = DataLoader(range(options.steps_per_epoch), batch_size=None)  # type: ignore[arg-type]
     keeper: Any = next(c for c in trainer.callbacks if type(c).__name__ == "Keeper")  # type: ignore[attr-defined]
-    begun = _steps_done(last) if last.exists() else 0
-    if begun < options.max_steps:
-        trainer.fit(module, steps, ckpt_path=last if begun else None, weights_only=True if begun else None)
+    begun, kept, weights = _read_checkpoint(last) if last.exists() else (0, {}, {})
+    if begun >= options.max_steps or 0 < options.patience <= kept.get("waited", 0):
+        module.load_state_dict(weights)
+        keeper.load_state_dict(kept)
     else:
-        module.load_state_dict(torch.load(last, map_location="cpu", weights_only=True)["state_dict"])
-        keeper.load_state_dict(_keeper_state(last))
+        trainer.fit(module, steps, ckpt_path=last if begun else None, weights_only=True if begun else None)
     cuda = options.accelerator["accelerator"] == "cuda"
     memory = torch.cuda.max_memory_allocated() / 1e6 if cuda else peak_memory()
     done = max(begun, trainer.global_step)
     return FitResult(keeper.rows, last, last.with_name("best.ckpt"), done, keeper.seconds, memory, begun)
 
 # %% ../../nbs/lab/01_fit.ipynb #31688d1d
-def _steps_done(checkpoint: Path) -> int:
+def _read_checkpoint(path: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
+    "Steps done, state of the keeper, weights"
     import torch
 
     try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        kept = next(v for k, v in content["callbacks"].items() if "Keeper" in k)
+        return int(content["global_step"]), kept, content["state_dict"]
     except Exception as e:  # whatever a damaged file makes torch raise
-        raise ValueError(f"checkpoint {checkpoint} cannot be read ({type(e).__name__}); remove it to start over") from e
-
-
-def _keeper_state(checkpoint: Path) -> dict[str, Any]:
-    import torch
-
-    states = torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"]
-    return next(v for k, v in states.items() if "Keeper" in k)
+        raise ValueError(f"checkpoint {path} cannot be read ({type(e).__name__}); remove it to start over") from e
 
 
 def _quiet() -> None:
