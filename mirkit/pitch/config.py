@@ -37,6 +37,7 @@ class PestoConfig:
     prefilt_width: float = 5.0  # semitones that a convolution spans
     prefilt_block: bool = False  # True: residual blocks with activation and dropout; False: bare convolutions
     residual: bool = True
+    centred_start: bool = True  # begin with a Toeplitz kernel that is strongest where pitch in equals pitch out
     activation: str = "leaky"  # leaky, relu or silu
     slope: float = 0.3  # of the leaky side
     dropout: float = 0.2
@@ -50,9 +51,9 @@ class PestoConfig:
     # augmentation
     augmentation: str = "power"  # power: noise and backgrounds added as sound; image: the original's; none
     # optimisation
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     batch_size: int = 256  # frames
-    level_gate: float = 50.0  # dB; frames this far below their recording's loudest are not trained on; 0: all are
+    level_gate: float = 35.0  # dB; frames this far below their recording's loudest are not trained on; 0: all are
     # answer
     reduction: str = "alwa"  # argmax, mean, alwa (weighted average around the peak)
 
@@ -91,7 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {},
-    "official": {"augmentation": "image", "learning_rate": 1e-4, "level_gate": 0.0},
+    "official": {"augmentation": "image", "learning_rate": 1e-4, "level_gate": 0.0, "centred_start": False},
 }
 CHOICES = {
     "activation": ("leaky", "relu", "silu"),
