@@ -89,7 +89,7 @@ pytest: $(STAMP) ## what a notebook cannot show
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(CORES) $(ARGS)
 
 bench: $(STAMP) ## speed, as ratios to references measured in the same run
-	@set -e; for f in bench/*.py; do echo "== $$f"; $(BIN)/python "$$f"; done
+	@set -e; for f in bench/[!_]*.py; do echo "== $$f"; $(BIN)/python "$$f"; done
 
 # ---- write -----------------------------------------------------------------------------------------------------------
 EXPORT = "$(CURDIR)/$(BIN)/nbdev-export" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/.ci/tidy.py" nbs && \
