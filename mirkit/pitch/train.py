@@ -22,6 +22,7 @@ from .data import FrameSet, batch_numbers
 from .decode import reduce_pitch
 from .losses import LOSS_NAMES, LossWeights, equivariance_loss, invariance_loss, shifted_cross_entropy
 from .model import PestoModel
+from .net import move_answers
 
 # %% ../../nbs/pitch/10_train.ipynb #ceece303
 def three_views(
@@ -142,6 +143,20 @@ class PestoTraining(L.LightningModule):
     def validation_step(self, _: Any) -> None:
         for name, value in self.validate().items():
             self.log(name, value, batch_size=1, sync_dist=True)
+        self.recentre()
+
+    def recentre(self, limit: float = 6.0) -> None:
+        "Move answers back to the middle of the classes when the absolute shift exceeds `limit` semitones"
+        assert self.calibration is not None
+        classes = round(self.calibration.shift * self.config.bins_per_semitone)
+        if abs(self.calibration.shift) < limit or self.calibration.agreement < 0.5:
+            return  # in the middle already, or tones do not agree yet on where they are
+        weight = self.model.encoder.fc.weight
+        state = self.trainer.optimizers[0].state.get(weight, {})
+        for tensor in (weight, state.get("exp_avg"), state.get("exp_avg_sq")):
+            if tensor is not None:
+                move_answers(tensor, classes)
+        calibrate(self.model, warn=False)
 
     def validate(self) -> dict[str, float]:
         "Losses, calibration and, where there are labels, accuracies on the validation frames"
