@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..core.checks import check_choice
 from ..core.units import midi_to_hz
-from .config import PestoConfig, sizes
+from .config import PestoConfig
+from .data import front_end, working_rate
 from .model import PestoModel
-from ..signal.hcqt import HCQT, log_magnitude
+from ..signal.hcqt import log_magnitude
 
 # %% ../../nbs/pitch/09_calibrate.ipynb #6468f06e
 TIMBRES = ("organ", "string", "ah", "ee", "oo")
@@ -70,18 +71,8 @@ def calibration_frames(
     step: float = 0.7,  # semitones from tone to tone; does not divide a bin, so that tones fall between bins
 ) -> tuple[Tensor, Tensor]:  # dB (M, H, bins), MIDI (M,)
     "Frames of every timbre at pitches from `low` to `high`, and those pitches"
-    sr = 16000 if max(config.harmonics) == 1 else 44100
-    transform = HCQT(
-        sr,
-        20,
-        config.harmonics,
-        config.fmin,
-        None,
-        config.bins_per_semitone,
-        sizes(config).n_bins,
-        config.centre_bins,
-        config.gamma,
-    )
+    sr = working_rate(config, 16000)
+    transform = front_end(config, sr, 20.0).cpu()
     frames, pitches = [], []
     with torch.no_grad():
         for note in np.arange(low, high, step):
