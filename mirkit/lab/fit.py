@@ -174,6 +174,7 @@ def make_trainer(options: FitOptions):  # lightning.Trainer
         precision=options.precision,  # type: ignore[arg-type]
         max_steps=options.max_steps,
         limit_train_batches=options.steps_per_epoch,
+        log_every_n_steps=options.steps_per_epoch,
         gradient_clip_val=options.gradient_clip or None,
         logger=_logger(options),
         callbacks=[_keeper(options)],
