@@ -88,6 +88,7 @@ def sizes(config: PestoConfig) -> Sizes:
 # %% ../../nbs/pitch/01_config.ipynb #e62bd203
 PRESETS: dict[str, dict[str, Any]] = {
     "mir-1k": {},
+    "small-vqt": {"gamma": 7.0, "span": 73},
     "mir-1k_g7": {"gamma": 7.0, "span": 73, "n_prefilt_layers": 3, "prefilt_width": 13.0, "prefilt_block": True},
 }
 RECIPES: dict[str, dict[str, Any]] = {
