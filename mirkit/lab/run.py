@@ -203,7 +203,7 @@ class RunResult:
     folder: Path  # reports/<notebook>/<run id>
     status: str  # done, failed, or skipped: it was done already
     seconds: float = 0.0
-    error: str = ""  # first line, when failed
+    error: str = ""  # kind and message, when failed
     params: dict = field(default_factory=dict)  # as given, without defaults
     members: tuple["RunResult", ...] = ()  # of a sweep
 
@@ -296,12 +296,12 @@ def _execute(nb, target: Path, params: dict, log: Path | None) -> None:
 
 # %% ../../nbs/lab/05_run.ipynb #e3b11dad
 def _error_text(e: BaseException) -> str:
-    "One line about what stopped a notebook"
+    "Kind and message of what stopped a notebook, without the traceback"
     name, text = (
         getattr(e, "ename", type(e).__name__),
         str(getattr(e, "evalue", e)),
     )  # papermill names the inner exception
-    return f"{name}: {text.splitlines()[0] if text else ''}"
+    return f"{name}: {text}"
 
 
 def _finish_page(executed: Path) -> None:
@@ -425,7 +425,8 @@ def run_sweep(
     results = _run_members(notebook, waiting, run_id, reports, jobs)
     for result in tqdm(results, desc="runs", total=len(waiting), disable=None):
         found[result.folder.name] = result
-        tqdm.write(f"{result.folder.name}: {result.status} in {result.seconds:.0f} s {result.error}".rstrip())
+        first_line = result.error.partition("\n")[0]
+        tqdm.write(f"{result.folder.name}: {result.status} in {result.seconds:.0f} s {first_line}".rstrip())
     sweep = _sweep_result(run_id, folder, tuple(r for r in found.values() if r), time.monotonic() - start)
     sweep_report(sweep, notebook.stem, values)
     return sweep
