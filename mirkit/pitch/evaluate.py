@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Estimator', 'KINDS', 'at_times', 'reference_at', 'Condition', 'read_condition', 'pink_noise', 'mix', 'disturb',
-           'company', 'hear', 'answer_key', 'pyin_track', 'pyin_tracks', 'track_all', 'references', 'score_items',
-           'find_model', 'training_record', 'unheard_groups', 'short_names']
+           'company', 'hear', 'answer_key', 'tracker_key', 'pyin_track', 'pyin_tracks', 'track_all', 'references',
+           'score_items', 'find_model', 'training_record', 'unheard_groups', 'short_names']
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #6d2ba05c
 import concurrent.futures
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+import mirkit
 from ..core.audio import audio_info, load, resample
 from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.checks import check_choice, check_range
@@ -153,6 +154,16 @@ def answer_key(
     sound = {"f": _content(track.audio, stat.st_size, stat.st_mtime_ns), "c": track.channel}
     noise = {"k": condition.kind, "r": condition.snr, "n": condition.seed, "i": track.id}
     return cache_key(**sound, **(noise if condition.kind != "clean" else {}), **system)
+
+
+def tracker_key(
+    model: Path,  # its file
+    **options: Any,  # of its PitchTracker
+) -> str:
+    "What the answers of a PitchTracker depend on besides the sound: model, options, the code of signal and pitch"
+    home = Path(mirkit.__file__).parent
+    code = [content_hash(f) for room in ("signal", "pitch") for f in sorted((home / room).glob("*.py"))]
+    return cache_key(model=content_hash(model), code=code, **options)
 
 
 def _rows(answer: PitchTrack) -> np.ndarray:  # (3, T)
@@ -302,8 +313,8 @@ def unheard_groups(
     if not record.get("data"):
         return None
     held_out = set(record.get("held_out") or ())
-    same = record["data"] == data or Path(record["data"]).resolve() == Path(data).resolve()
-    if not same or not held_out <= groups:  # other data of the same name
+    same = Path(record["data"]).resolve().name == Path(data).resolve().name  # a folder may be named in several ways
+    if not same or not held_out <= groups:  # other data, maybe of the same name
         return groups
     return held_out - (groups if held_out == groups else set())  # a naive split holds out what it trains on
 
@@ -319,4 +330,6 @@ def short_names(
         names = ["-".join(x.strip("/") for x in part[-depth:]).strip("-") for part in parts]
         if len({*names, *taken}) == len(names) + len(set(taken)):
             return names
-    raise ValueError(f"the same name twice: {', '.join(map(str, given))}")
+    if given:
+        raise ValueError(f"the same name twice: {', '.join(map(str, given))}")
+    return []

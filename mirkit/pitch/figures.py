@@ -51,14 +51,15 @@ def system_scores(
 
 
 def comparison_table(scores: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    "Rows for a report: system, rates with intervals as text, median error"
+    "Rows for a report: system, rates with intervals as text, median error; – for what is not defined"
     rows = []
     for name, s in scores.items():
         row: dict[str, Any] = {"system": name}
         for metric in ("RPA", "RCA", "OA"):
             row[f"{metric} %"] = f"{s[metric]:.1f} ({s[f'{metric}_low']:.1f}–{s[f'{metric}_high']:.1f})"
         row |= {"voicing recall %": f"{s['VR']:.1f}", "false alarm %": f"{s['VFA']:.1f}"}
-        rows.append(row | {"median cents": f"{s['median_cents']:.1f}", "octave errors %": f"{s['octave_errors']:.2f}"})
+        row |= {"median cents": f"{s['median_cents']:.1f}", "octave errors %": f"{s['octave_errors']:.2f}"}
+        rows.append({k: "–" if k != "system" and v.startswith("nan") else v for k, v in row.items()})
     return rows
 
 # %% ../../nbs/pitch/13_figures.ipynb #8107d3a4
@@ -148,11 +149,15 @@ def _rate_figure(traces: Sequence[Any], title: str, metric: str, **layout: Any) 
     import plotly.graph_objects as go
 
     figure = go.Figure(traces)
+    ends = np.concatenate([np.ravel(t.customdata) for t in traces])  # of all intervals
+    low, high = (np.nanmin(ends), np.nanmax(ends)) if np.isfinite(ends).any() else (0.0, 100.0)
+    room = max(1.0, 0.06 * (high - low))
     figure.update_layout(
         template="plotly_white",
-        height=400,
+        height=380,
+        yaxis_range=[low - room, high + room],
         title={"text": title, "font": {"size": 15}, "x": 0, "xref": "paper", "y": 0.97, "yanchor": "top"},
-        margin={"l": 70, "r": 20, "t": 90, "b": 55},
+        margin={"l": 70, "r": 20, "t": 60, "b": 55},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.0, "yanchor": "bottom"},
         yaxis_title=f"{metric} (%)",
         showlegend=True,
@@ -207,7 +212,8 @@ def snr_figure(
                 lines.append(
                     _rate_points(rows, metric, rows.x, name=f"{name}, {kind}", mode="lines+markers", line=line)
                 )
-    return _rate_figure(lines, title, metric, xaxis=axis)
+    right = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}  # there may be many lines
+    return _rate_figure(lines, title, metric, xaxis=axis).update_layout(legend=right)
 
 # %% ../../nbs/pitch/13_figures.ipynb #ab09f963
 def history_figures(history: Sequence[Mapping[str, float]]) -> dict[str, "go.Figure"]:
