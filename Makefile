@@ -86,7 +86,7 @@ notebooks: $(STAMP) ## run the library notebooks side by side: their assertions 
 
 pytest: $(STAMP) ## what a notebook cannot show
 	@echo "== pytest, $(CORES) at a time"
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(CORES) $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 bench: $(STAMP) ## speed, as ratios to references measured in the same run
 	@set -e; for f in bench/[!_]*.py; do echo "== $$f"; $(BIN)/python "$$f"; done
