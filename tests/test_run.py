@@ -45,7 +45,15 @@ def lesson(tmp_path: Path, monkeypatch) -> Path:
 
 def start(lesson: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "mirkit", "run", str(lesson), *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=lesson.parent)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=lesson.parent,
+        # a shell starts what it puts in the background with Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def record(folder: Path) -> dict:
