@@ -174,7 +174,7 @@ class PestoTraining(L.LightningModule):
         frames = torch.from_numpy(self.val_set.gather(self.val_numbers)).to(self.device)
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(self.seed)  # the same views in every epoch
-            clean, noisy, moved, steps = three_views(frames[:1024], self.config, self.background())
+            clean, noisy, moved, steps = three_views(frames[:: -(-len(frames) // 1024)], self.config, self.background())
             answers = [self.model.encoder(v) for v in (clean, noisy, moved)]
             losses = pesto_losses(answers[0], answers[1], answers[2], steps, self.config)
         self.calibration = calibrate(self.model, warn=False)
