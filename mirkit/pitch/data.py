@@ -28,19 +28,23 @@ FEATURES_VERSION = 1  # to be raised when the same audio and parameters would gi
 
 
 @functools.lru_cache(maxsize=8)
-def front_end(config: PestoConfig, sr: int, step_size: float | None = None) -> HCQT:
-    "The transform of a config at a sampling rate; `step_size` in ms overrides the config's"
-    return HCQT(
-        sr,
-        step_size or config.step_size,
-        config.harmonics,
-        config.fmin,
-        None,
-        config.bins_per_semitone,
-        sizes(config).n_bins,
-        config.centre_bins,
-        config.gamma,
-    ).requires_grad_(False)
+def front_end(config: PestoConfig, sr: int, step_size: float | None = None, device: str = "cpu") -> HCQT:
+    "The transform of a config at a sampling rate, one for each device; `step_size` in ms overrides the config's"
+    return (
+        HCQT(
+            sr,
+            step_size or config.step_size,
+            config.harmonics,
+            config.fmin,
+            None,
+            config.bins_per_semitone,
+            sizes(config).n_bins,
+            config.centre_bins,
+            config.gamma,
+        )
+        .requires_grad_(False)
+        .to(device)
+    )
 
 
 def working_rate(

@@ -78,7 +78,7 @@ class PitchTracker(nn.Module):
         config, device = self.model.config, self.model.shift.device
         rate = working_rate(config, sr)
         y = x if rate == sr else resample(x, sr, rate)
-        transform = front_end(config, rate, self.step_size).to(device)
+        transform = front_end(config, rate, self.step_size, str(device))
         parts = [self._block(block) for block in frame_blocks(torch.from_numpy(y).to(device), transform)]
         probabilities, confidence, volume = (torch.cat(p).cpu() for p in zip(*parts, strict=True))
         pitch = (
