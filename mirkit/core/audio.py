@@ -11,7 +11,6 @@ import io
 import math
 import os
 import re
-import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import soundfile as sf
 import soxr
 
 from .checks import check_choice, check_range
+from .files import replacing
 
 # %% ../../nbs/core/03_audio.ipynb #e92d18c7
 class AudioError(ValueError):
@@ -120,14 +120,12 @@ def save_audio(
     if not path.parent.is_dir():
         raise AudioError(f"{path}: there is no folder {path.parent}; make it first")
     content = _encode(str(path), x, sr, path.suffix.lower().removeprefix("."))
-    part = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        with replacing(path) as draft:
+            draft.write_bytes(content)
     except OSError as e:
-        raise AudioError(f"{path}: could not be written: {e.strerror}; is the disk full, the folder writable?") from e
-    finally:
-        part.unlink(missing_ok=True)
+        problem = os.strerror(e.errno or 0)
+        raise AudioError(f"{path}: could not be written: {problem}; is the disk full, the folder writable?") from e
     return path
 
 # %% ../../nbs/core/03_audio.ipynb #d5f7efdf

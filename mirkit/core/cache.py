@@ -9,7 +9,6 @@ __all__ = ['content_hash', 'cache_key', 'write_array', 'read_array', 'ArrayCache
 import hashlib
 import json
 import os
-import secrets
 import struct
 import time
 import zlib
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .files import DRAFT, replacing
 from .settings import load_settings
 
 # %% ../../nbs/core/11_cache.ipynb #17d3a328
@@ -65,17 +65,10 @@ def write_array(
     array: np.ndarray,  # any numeric dtype
 ) -> None:
     "Write an array atomically with a checksum. `OSError` (a full disk, say) leaves nothing behind."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{secrets.token_hex(8)}{path.suffix}")
-    try:
-        with open(temporary, "xb") as f:
-            summed = _Summed(f)  # given a plain file, numpy would hide why it cannot be written
-            np.lib.format.write_array(summed, np.ascontiguousarray(array), allow_pickle=False)
-            f.write(_MARK + struct.pack("<I", summed.crc))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, parents=True) as draft, open(draft, "xb") as f:
+        summed = _Summed(f)  # given a plain file, numpy would hide why it cannot be written
+        np.lib.format.write_array(summed, np.ascontiguousarray(array), allow_pickle=False)
+        f.write(_MARK + struct.pack("<I", summed.crc))
 
 
 def read_array(
@@ -133,7 +126,7 @@ class ArrayCache:
         except OSError as e:
             raise OSError(
                 e.errno,
-                f"cannot write {fresh.nbytes / 1e6:.1f} MB to the cache folder {self.folder} ({e.strerror}); "
+                f"cannot write {fresh.nbytes / 1e6:.1f} MB to the cache folder {self.folder} ({os.strerror(e.errno or 0)}); "
                 "free some space, or choose another folder with the setting cache_path or MIRKIT_CACHE_PATH",
             ) from e
         stored = self.get(key)
@@ -147,7 +140,7 @@ class ArrayCache:
                 stat = f.stat()
             except FileNotFoundError:  # another process was quicker
                 continue
-            writing = f.name.startswith(".writing-")
+            writing = f.name.startswith(DRAFT)
             if not writing or time.time() - stat.st_mtime > 86400:  # a day later nobody is writing it any more
                 files.append((0.0 if writing else stat.st_mtime, stat.st_size, f))
         total, removed = sum(size for _, size, _ in files), 0

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.checks import check_choice, check_range
-from ..core.results import replacing
+from ..core.files import replacing
 from ..core.settings import resolve_device
 
 # %% ../../nbs/lab/01_fit.ipynb #a0a6b270

@@ -20,7 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import mirkit
-from .html import contents_html, figure_html, markdown_html, page_html, write_text
+from ..core.files import write_file
+from .html import contents_html, figure_html, markdown_html, page_html
 
 # %% ../../nbs/lab/04_report.ipynb #4e796585
 def format_column(
@@ -210,7 +211,7 @@ class Report:
 
     def save(self, path: str | Path) -> Path:
         "Write the page, atomically, and return its path"
-        return write_text(path, self.html())
+        return write_file(path, self.html())
 
 # %% ../../nbs/lab/04_report.ipynb #aa9e05a1
 def _with_cursor(fig):

@@ -29,8 +29,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
 
+from ..core.files import write_file
 from ..core.settings import find_settings, load_settings
-from .html import notebook_to_html, read_notebook, write_text
+from .html import notebook_to_html, read_notebook
 from .report import Link, Report, provenance
 
 # %% ../../nbs/lab/05_run.ipynb #b0d830d0
@@ -312,7 +313,7 @@ def _finish_page(executed: Path) -> None:
         nb = read_notebook(executed)
         nb.metadata.get("papermill", {}).pop("input_path", None)
         nb.metadata.get("papermill", {}).pop("output_path", None)
-        write_text(executed, nbformat.writes(nb))
+        write_file(executed, nbformat.writes(nb))
         notebook_to_html(executed, executed.with_suffix(".html"))
 
 # %% ../../nbs/lab/05_run.ipynb #7512cd08
@@ -347,7 +348,7 @@ def run_once(
 
 # %% ../../nbs/lab/05_run.ipynb #3e3ceb93
 def _write_record(folder: Path, record: dict) -> None:
-    write_text(folder / "run.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_file(folder / "run.json", json.dumps(record, indent=1, default=str) + "\n")
 
 # %% ../../nbs/lab/05_run.ipynb #5a723fe2
 def claim_folder(
@@ -420,7 +421,7 @@ def run_sweep(
     if (folder / "run.json").is_file():
         raise ValueError(f"run_id = {run_id!r} is a single run, not a sweep")
     found = {m: _finished(folder / m, p) for m, p in plan.items()}
-    write_text(folder / "sweep.json", json.dumps({"values": dict(values), "members": list(plan)}, indent=1) + "\n")
+    write_file(folder / "sweep.json", json.dumps({"values": dict(values), "members": list(plan)}, indent=1) + "\n")
     waiting = {m: p for m, p in plan.items() if found[m] is None}
     results = _run_members(notebook, waiting, run_id, reports, jobs)
     for result in tqdm(results, desc="runs", total=len(waiting), disable=None):
@@ -513,7 +514,7 @@ def sweep_report(
     swept, total = [n for n, v in values.items() if len(v) > 1], len(sweep.members)
     found = summary(r.metrics for r in sweep.members if r.ok)
     plain = {n: {k: x if math.isfinite(x) else None for k, x in v.items()} for n, v in found.items()}  # JSON has no NaN
-    write_text(sweep.folder / "metrics.json", json.dumps(plain, indent=1) + "\n")
+    write_file(sweep.folder / "metrics.json", json.dumps(plain, indent=1) + "\n")
     report = Report(f"{title}: {sweep.run_id}", f"{total} runs over {', '.join(swept)}")
     text = f"**{sum(r.ok for r in sweep.members)} of {total} runs finished.**"
     text += " Mean ± standard deviation over them:" * bool(found)
