@@ -93,7 +93,7 @@ class Recipe:
     what: str  # one line for the reader
     folders: tuple[str, ...]  # names of its folders; case, - and _ do not matter
     audio: tuple[str, ...]  # ends of the paths of audio files, as globs in lower case
-    labels: str  # the same for annotations
+    labels: str  # the same for annotations; empty: there are none
     format: str  # of the annotations, a key of mirkit.core.labels.FORMATS
     home: str  # page to get it from
     licence: str
@@ -162,9 +162,41 @@ RECIPES["fda"] = Recipe(
     audio=("rl*.wav", "sb*.wav"),
     labels="*.f0ref",
     format="f0ref",
-    group=r"(..)",
+    group=r"..(\d+)",  # the sentence: both speakers read it
     home="http://www.cstr.ed.ac.uk/research/projects/fda/ (there in another format; needed are wav and .f0ref, Hz every 15 ms)",
     licence="none stated, offered for research",
+)
+
+# %% ../../nbs/core/05_tracks.ipynb #722b491f
+RECIPES["bach-violin"] = Recipe(
+    "Bach's sonatas and partitas for solo violin by 17 players, no f0",
+    folders=("bach-violin-dataset", "bach-violin"),
+    audio=("audio/*/*.mp3", "audio/*/*.opus", "audio/*/*.flac"),
+    labels="",
+    format="csv",
+    group=r"([^_]+)",
+    home="https://github.com/salu133445/bach-violin-dataset",
+    licence="CC BY 3.0 and public domain, by player",
+)
+RECIPES["medley-solos-db"] = Recipe(
+    "Clips of clarinet, singer, flute, tenor saxophone, trumpet and violin, three seconds each, no f0",
+    folders=("medley-solos-db",),
+    audio=("audio/*-[023567]_*.wav", "audio/*-[023567]_*.flac"),
+    labels="",
+    format="csv",
+    group=r".*-(\d)_",  # the instrument
+    home="https://zenodo.org/records/3464194",
+    licence="CC BY 4.0",
+)
+RECIPES["tinysol"] = Recipe(
+    "Single notes of fourteen instruments, pitch in the file names only",
+    folders=("tinysol",),
+    audio=("audio/*/*/*/*.wav",),
+    labels="",
+    format="csv",
+    group=r"([^-]+)",  # the instrument
+    home="https://zenodo.org/records/3685367",
+    licence="CC BY 4.0",
 )
 
 # %% ../../nbs/core/05_tracks.ipynb #b08236de
@@ -187,7 +219,7 @@ def _part(pattern: str, text: str) -> str:
 
 def _assemble(recipe: Recipe, files: list[Path]) -> list[Track]:
     "Tracks of a recipe among these files; the first audio file wins where two have one id"
-    labels = {_part(recipe.key, f.stem): f for f in files if _like(f, recipe.labels)}
+    labels = {_part(recipe.key, f.stem): f for f in files if recipe.labels and _like(f, recipe.labels)}
     audio: dict[str, Path] = {}
     for glob in recipe.audio:
         for f in files:
@@ -236,7 +268,7 @@ def _places(root: str | Path | None) -> list[Path]:
     return (
         [Path(root).expanduser()]
         if root
-        else [load_settings().data_path] + ([shared / "data" / "f0"] if shared else [])
+        else [load_settings().data_path] + ([shared / "data" / room for room in ("f0", "ddsp")] if shared else [])
     )
 
 
@@ -356,7 +388,7 @@ def _from_lists(
 
 # %% ../../nbs/core/05_tracks.ipynb #85d493b4
 def load_dataset(
-    name: str,  # a recipe, "synth", the name of a folder under data_path, or the path of a folder
+    name: str,  # a recipe, "synth", the name of a folder under data_path, the path of a folder; several: "mir-1k+fda"
     channel: str | int | None = None,  # mix, left, right or an index; mir-1k: voice, accompaniment or mix
     root: str | Path | None = None,  # look in this folder instead of data_path and the shared one
     audio_files: str | Path | None = None,  # a plain text list of audio files; `name` is then only a name
@@ -364,6 +396,8 @@ def load_dataset(
 ) -> Dataset:
     "The tracks of a data set. Raises `DatasetNotFound`, or `ValueError` for unknown names and lists or tables with faults."
     known = {_plain(n): n for n in RECIPES}
+    if "+" in name and not audio_files and not Path(name).expanduser().exists():
+        return _joined(name, [load_dataset(part.strip(), channel, root) for part in name.split("+")])
     if audio_files:
         return _from_lists(name, audio_files, annot_files, channel)
     if annot_files:
@@ -386,6 +420,12 @@ def _own_folder(name: str, root: str | Path | None) -> Path:
         if found
         else Path(check_choice("data", name, ["synth", *RECIPES, *_own(root), "the path of a folder"]))
     )
+
+
+def _joined(name: str, parts: Sequence[Dataset]) -> Dataset:
+    "Several data sets as one; each track's id begins with its set's name, groups stay as they are"
+    tracks = tuple(replace(t, id=f"{part.name}/{t.id}") for part in parts for t in part)
+    return Dataset(name, tracks, "; ".join(f"{part.name}: {part.note}" for part in parts if part.note))
 
 
 def _own(root: str | Path | None = None) -> list[str]:
