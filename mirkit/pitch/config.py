@@ -28,6 +28,9 @@ class PestoConfig:
     fmin: float = 27.5  # Hz of the lowest note (A0)
     gamma: float = 0.0  # Hz; 0: constant-Q, > 0: variable-Q
     centre_bins: bool = True  # the tempered note on the middle bin
+    # what the network sees of it: channels are context × stack × harmonics
+    stack: tuple[float, ...] = ()  # the picture moved by these frequency ratios, such as (0.5, 1, 2, 3); (): as it is
+    context: tuple[float, ...] = (0.0,)  # ms from the frame to those that are shown
     # network
     span: int = 88  # semitones that the network sees
     shift_range: float = 5.5  # semitones by which training shifts the picture up or down
@@ -35,6 +38,7 @@ class PestoConfig:
     channels: tuple[int, ...] = (40, 30, 30, 10, 3)
     n_prefilt_layers: int = 2
     prefilt_width: float = 5.0  # semitones that a convolution spans
+    first_width: float | None = None  # semitones of the first one; None: the same
     prefilt_block: bool = False  # True: residual blocks with activation and dropout; False: bare convolutions
     residual: bool = True
     centred_start: bool = True  # begin with a Toeplitz kernel that is strongest where pitch in equals pitch out
@@ -67,8 +71,14 @@ class Sizes:
     n_bins: int  # bins of the transform, F + 2·max_steps
     n_out: int  # classes of the answer
     kernel_size: int  # of the convolutions over bins, odd
+    first_size: int  # of the first of them
+    channels_in: int  # context × stack × harmonics
     alpha: float  # base of the equivariance projection
     tau: float  # knee of its Huber norm
+
+
+def _odd(bins: float) -> int:
+    return 2 * int(bins / 2) + 1
 
 
 def sizes(config: PestoConfig) -> Sizes:
@@ -80,7 +90,9 @@ def sizes(config: PestoConfig) -> Sizes:
         n_bins_in=n_bins_in,
         n_bins=n_bins_in + 2 * max_steps,
         n_out=config.n_semitones * b,
-        kernel_size=2 * int(config.prefilt_width * b / 2) + 1,
+        kernel_size=_odd(config.prefilt_width * b),
+        first_size=_odd((config.first_width or config.prefilt_width) * b),
+        channels_in=len(config.context) * max(1, len(config.stack)) * len(config.harmonics),
         alpha=2 ** (1 / (12 * b)),
         tau=2 ** (config.equivariance_knee / 12) - 1,
     )
@@ -145,6 +157,12 @@ def check_config(config: PestoConfig) -> PestoConfig:
             check_choice(field.name, value, CHOICES[field.name])
     if not config.harmonics or min(config.harmonics) <= 0:
         raise ValueError(f"harmonics = {config.harmonics!r} must be positive numbers, such as (1,) or (0.5, 1, 2, 3)")
+    if config.stack and min(config.stack) <= 0:
+        raise ValueError(f"stack = {config.stack!r} must be positive numbers, such as (0.5, 1, 2, 3), or ()")
+    if 0.0 not in config.context:
+        raise ValueError(f"context = {config.context!r} must be milliseconds with 0 among them, such as (-20, 0, 20)")
+    if config.first_width is not None:
+        check_range("first_width", config.first_width, 0.1, 48)
     if len(config.channels) < 2 or min(config.channels) < 1:
         raise ValueError(f"channels = {config.channels!r} must be two or more positive integers")
     return config

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from ..core.results import replacing
-from .augment import crop
 from .confidence import ConfidenceHead
 from .config import PestoConfig, make_config, sizes
 from .decode import decode_pitch
 from .net import PestoEncoder
+from .views import context_reach, stack_frames
 
 # %% ../../nbs/pitch/08_model.ipynb #2f613d90
 class PestoModel(nn.Module):
@@ -36,17 +36,29 @@ class PestoModel(nn.Module):
         self.shift: Tensor
         self.register_buffer("shift", torch.zeros(()))  # semitones
 
-    def view(self, frames: Tensor) -> Tensor:
-        "dB (T, H, all bins) -> dB (T, H, F), what the encoder sees"
-        return crop(frames, 0, sizes(self.config).max_steps)
+    def view(
+        self,
+        frames: Tensor,  # dB (T, H, all bins): consecutive frames
+        step: float | None = None,  # ms between them; default: the config's
+        first: int = 0,  # of the frames wanted; the others are their context
+        last: int | None = None,  # one beyond them
+    ) -> Tensor:
+        "dB (T, context × stack × H, F), what the encoder sees"
+        return stack_frames(frames, self.config, step, first, last)
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        "dB (T, H, all bins) -> activations (T, n) before the shift, confidence (T,) in 0…1"
-        x = self.view(frames)
-        y = self.encoder(x)
+    def centre(self, frames: Tensor) -> Tensor:
+        "dB (T, H, all bins) -> dB (T, H, F), what the confidence head sees"
+        margin = sizes(self.config).max_steps
+        return frames[..., margin : margin + sizes(self.config).n_bins_in]
+
+    def forward(
+        self, frames: Tensor, step: float | None = None, first: int = 0, last: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        "dB (T, H, all bins) -> activations (last − first, n) before the shift, confidence in 0…1; arguments as for `view`"
+        y = self.encoder(self.view(frames, step, first, last))
         if self.confidence is None:
             return y, y.amax(-1)
-        return y, self.confidence(x, y).sigmoid()
+        return y, self.confidence(self.centre(frames[first:last]), y).sigmoid()
 
     @torch.no_grad()
     def predict(
@@ -55,14 +67,15 @@ class PestoModel(nn.Module):
         reduction: str | None = None,  # argmax, mean or alwa; default: the config's
         viterbi: bool = False,
         block: int = 256,  # frames at a time: small blocks stay in the processor's cache
+        step: float | None = None,  # ms between frames; default: the config's
     ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (T,) MIDI, confidence (T,), activations (T, n) moved to class = pitch
         "Pitch, confidence and activations of a sequence of frames; memory beyond the results is bounded"
         n = sizes(self.config).n_out
-        parts = (
-            [self(part) for part in frames.split(block)]
-            if len(frames)
-            else [(frames.new_zeros(0, n), frames.new_zeros(0))]
-        )
+        reach = context_reach(self.config, step or self.config.step_size)
+        parts = [(frames.new_zeros(0, n), frames.new_zeros(0))]
+        for a in range(0, len(frames), block):
+            begin, b = max(0, a - reach), min(a + block, len(frames))
+            parts.append(self(frames[begin : b + reach], step, a - begin, b - begin))
         y, confidence = (torch.cat(p) for p in zip(*parts, strict=True))
         b = self.config.bins_per_semitone
         pitch = decode_pitch(y, b, reduction or self.config.reduction, viterbi) - self.shift
@@ -236,6 +249,8 @@ def load_official(path: str | Path) -> PestoModel:
 def save_official(model: PestoModel, path: str | Path) -> Path:
     "Write a checkpoint in the official layout, for pesto-pitch to read (its own confidence head is not in it)"
     c, s = model.config, sizes(model.config)
+    if s.channels_in != len(c.harmonics) or s.first_size != s.kernel_size:
+        raise ValueError("a model with stack, context or first_width does not fit into the official layout")
     encoder = {
         "n_chan_input": len(c.harmonics),
         "n_chan_layers": list(c.channels),

@@ -98,10 +98,10 @@ class PestoEncoder(nn.Module):
 
     def __init__(self, config: PestoConfig):
         super().__init__()
-        s, c, n_harmonics = sizes(config), config.channels, len(config.harmonics)
+        s, c = sizes(config), config.channels
         self.config, self.n_in = config, c[-1] * s.n_bins_in
-        self.layernorm = nn.LayerNorm([n_harmonics, s.n_bins_in])
-        self.conv1 = _block(config, n_harmonics, c[0], s.kernel_size)
+        self.layernorm = nn.LayerNorm([s.channels_in, s.n_bins_in])
+        self.conv1 = _block(config, s.channels_in, c[0], s.first_size)
         blocks = [_block(config, c[0], c[0], s.kernel_size) for _ in range(config.n_prefilt_layers - 1)]
         self.prefilt_layers = nn.ModuleList(blocks if config.prefilt_block else [b[0] for b in blocks])
         pairs = zip(c[:-1], c[1:], strict=True)
