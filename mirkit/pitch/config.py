@@ -102,6 +102,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mir-1k": {},
     "small-vqt": {"gamma": 7.0, "span": 73},
     "mir-1k_g7": {"gamma": 7.0, "span": 73, "n_prefilt_layers": 3, "prefilt_width": 13.0, "prefilt_block": True},
+    "robust": {
+        "gamma": 7.0,
+        "span": 73,
+        "stack": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0),
+        "context": (-80.0, -40.0, -20.0, 0.0, 20.0, 40.0, 80.0),
+        "channels": (32, 32, 32, 10, 3),
+        "first_width": 2.0,
+        "prefilt_block": True,
+        "dropout": 0.05,
+    },
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {},
