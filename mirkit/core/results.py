@@ -102,9 +102,9 @@ class PitchTrack:
             return len(self.audio) / self.sr
         return float(self.time[-1] + _frame(self)) if len(self.time) else 0.0
 
-    def to_csv(self, path: str | Path) -> Path:
-        "Write time,frequency,confidence (and volume if present)"
-        return write_csv(self, path)
+    def to_csv(self, path: str | Path, volume: bool = True, semitones: bool = False) -> Path:
+        "Write time,frequency,confidence (and volume if present and wanted), frequency as MIDI pitch for semitones"
+        return write_csv(self, path, volume, semitones)
 
     def to_npz(self, path: str | Path) -> Path:
         "Write everything there is, for numpy.load"
@@ -155,11 +155,12 @@ def _frame(track: PitchTrack) -> float:
     return track.step if len(track.time) > 1 else 0.01
 
 # %% ../../nbs/core/04_results.ipynb #213bed75
-def write_csv(track: PitchTrack, path: str | Path) -> Path:
-    "`track` as CSV: time in s, frequency in Hz, confidence 0..1, volume if it is known"
-    columns = {"time": track.time, "frequency": track.frequency, "confidence": track.confidence}
+def write_csv(track: PitchTrack, path: str | Path, volume: bool = True, semitones: bool = False) -> Path:
+    "`track` as CSV: time in s, frequency in Hz (or MIDI pitch), confidence 0..1, volume if it is known and wanted"
+    columns = {"time": track.time, "frequency": track.pitch if semitones else track.frequency}
+    columns["confidence"] = track.confidence
     formats = ["%.6f", "%.4f", "%.6g"]
-    if track.volume is not None:
+    if volume and track.volume is not None:
         columns["volume"] = track.volume
         formats.append("%.6g")
     with replacing(path) as draft:
@@ -193,7 +194,7 @@ _FIELDS = ("time", "frequency", "confidence", "volume", "activations", "threshol
 
 def write_npz(track: PitchTrack, path: str | Path) -> Path:
     "All that `track` holds as compressed NPZ; what is None is left out"
-    fields = {name: getattr(track, name) for name in _FIELDS if getattr(track, name) is not None}
+    fields = {name: getattr(track, name) for name in (*_FIELDS, "pitch") if getattr(track, name) is not None}
     with replacing(path) as draft, open(draft, "wb") as file:
         np.savez_compressed(file, **fields)
     return Path(path)
