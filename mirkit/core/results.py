@@ -335,7 +335,8 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.add_subplot(xlabel="time (s)", ylabel="pitch")
-    shown = track.pitch[track.frequency > 0]
+    voiced = track.voiced
+    shown = track.pitch[voiced if voiced.any() else track.frequency > 0]
     low, high = (shown.min() - 3, shown.max() + 3) if len(shown) else (48.0, 84.0)
     frame, end = _frame(track), track.time[-1] if len(track.time) else 1.0
     start = track.time[0] if len(track.time) else 0.0
@@ -344,11 +345,14 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
         half = 64 / len(image)
         extent = (start - frame / 2, end + frame / 2, -half, 128 - half)
         axes.imshow(image, aspect="auto", origin="lower", cmap="Greys", extent=extent, vmax=1.5 * image.max() or 1)
-    dots = axes.scatter(track.time, track.pitch, s=7, c=track.confidence, cmap="viridis", vmin=0, vmax=1)
+    size = np.where(voiced, 9, 1)  # what is guessed in between must not hide what is known
+    dots = axes.scatter(track.time, track.pitch, s=size, c=track.confidence, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(dots, label="confidence", pad=0.01)
     ticks, names = note_ticks(low, high)
     axes.set(xlim=(start - frame, end + frame), ylim=(low, high))
     axes.set_yticks(ticks, names)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure
 
 # %% ../../nbs/core/04_results.ipynb #0a27a875
