@@ -15,6 +15,7 @@ from mirkit.lab.run import run_notebook
 from mirkit.pitch.config import make_config
 from mirkit.pitch.evaluate import mix, pyin_track
 from mirkit.pitch.model import PestoModel, load_model, save_model
+from mirkit.pitch.peers import PEERS
 from mirkit.pitch.tracker import PitchTracker
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "nbs" / "eval_pitch.ipynb"
@@ -110,6 +111,19 @@ def test_numbers_are_those_of_mir_eval(songs, run, settings):
     assert "mix 6 is heard on 1 of 2 recordings" in page and "data:audio" in page
 
 
+def test_peers_are_scored_at_their_own_thresholds(songs, settings, monkeypatch):
+    "pYIN asked as a peer, in a process of its own, does as well as pYIN the baseline"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    values = {"data": [str(songs)], "groups": ["bert"], "conditions": ["clean"], "peers": "pyin", "examples": 0}
+    result = run_notebook(NOTEBOOK, values)
+    assert result.ok, result.error
+    peer, baseline = ({k: result.metrics[f"{s}/songs/clean/{k}"] for k in ("RPA", "OA")} for s in ("pyin", "pYIN"))
+    assert min(*peer.values(), *baseline.values()) > 90
+    assert all(abs(peer[k] - baseline[k]) < 4 for k in peer)
+    assert result.metrics["pyin/songs/clean/threshold"] == PEERS["pyin"].threshold
+    assert "50–2000 Hz; no training" in (result.folder / "report.html").read_text(encoding="utf-8")
+
+
 def validate(**values) -> dict:
     "What the notebook does before it works: its first code cells, with other parameters"
     sources = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
@@ -125,6 +139,7 @@ def validate(**values) -> dict:
     [
         ({"models": ["nobody"]}, ["models = 'nobody'", "the last finished runs"]),
         ({"baseline": False}, ["models = []", "nothing to evaluate"]),
+        ({"peers": ["swiftf0"]}, ["peer = 'swiftf0'", "did you mean 'swift-f0'"]),
         ({"data": ["nowhere"]}, ["data = 'nowhere'", "mir-1k"]),
         ({"data": []}, ["data = []"]),
         ({"data": "songs,songs"}, ["data", "songs more than once"]),
