@@ -6,10 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mirkit.api import track_files
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
-    from mirkit.pitch.tracker import PitchTracker
+    from mirkit.pitch.tracker import PitchTracker, track_pitch
 
 # What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
 # so that `import mirkit` costs nothing.
@@ -18,8 +19,10 @@ _HOMES = {
     "load_dataset": "mirkit.core.tracks",
     "PitchTrack": "mirkit.core.results",
     "PitchTracker": "mirkit.pitch.tracker",
+    "track_files": "mirkit.api",
+    "track_pitch": "mirkit.pitch.tracker",
 }
-__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset"]
+__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset", "track_files", "track_pitch"]
 
 
 def __getattr__(name: str) -> Any:

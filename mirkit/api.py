@@ -9,9 +9,11 @@ __all__ = ['track_files']
 import functools
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .core.checks import check_range
 from .core.files import check_writable
 from .lab.batch import Outcome, map_files
 from .pitch.files import TrackOptions, is_finished, make_tracker, plan_files, track_file
@@ -25,11 +27,13 @@ def track_files(
     scheduler: str | Executor | None = None,  # instead of jobs: address of a Dask cluster, or an executor
     force: bool = False,  # also what is finished
     progress: bool = True,  # show a bar
-    **options: Any,  # of TrackOptions: model, step_size, reduction, threshold, viterbi, device, semitones, activations
+    **options: Any,  # of TrackOptions: model, step_size, reduction, threshold, viterbi, median, …
 ) -> list[Outcome]:  # one for each recording; value: warnings
     "Track the pitch of recordings and write files about it. `ValueError` or `OSError` only for what concerns them all."
     how = TrackOptions(**options)
     plan = plan_files([inputs] if isinstance(inputs, str | Path) else inputs, output, formats, how.semitones)
+    if len(plan) == 1 and scheduler is None:  # a single recording is spread over threads
+        jobs, how = 1, replace(how, threads=int(check_range("jobs", jobs, 1)))
     if output is not None:
         check_writable(Path(output).expanduser())
     make_tracker(how)

@@ -8,7 +8,6 @@ __all__ = ['Outcome', 'map_files', 'summary']
 # %% ../../nbs/lab/06_batch.ipynb #1608b173
 import concurrent.futures
 import contextlib
-import multiprocessing
 import os
 import pickle
 import signal
@@ -16,12 +15,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.checks import check_choice, check_range
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
 
 # %% ../../nbs/lab/06_batch.ipynb #8b57d75d
 @dataclass(frozen=True)
@@ -78,8 +79,11 @@ def _ignore_interrupts() -> None:
 
 # %% ../../nbs/lab/06_batch.ipynb #9763bec1
 @contextlib.contextmanager
-def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
+def _workers(count: int) -> Iterator["ProcessPoolExecutor"]:
     "Processes of one thread each; if the block fails or is interrupted they are ended, else waited for"
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("spawn")
     with _environment(**dict.fromkeys(_ONE_THREAD, "1")):
         pool = ProcessPoolExecutor(count, context, _ignore_interrupts)
@@ -109,11 +113,11 @@ def _submitted(pool: Executor, function: Callable, items: list, left: deque[int]
             while left and not broken and len(running) < ahead:
                 running[pool.submit(_attempt, function, items[left[0]])] = left[0]
                 left.popleft()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             broken = True
         for future in concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED).done:
             index, error = running.pop(future), future.exception()
-            if isinstance(error, BrokenProcessPool):
+            if isinstance(error, BrokenExecutor):
                 broken = True
                 yield index, None
             else:

@@ -130,6 +130,9 @@ class TrackOptions:
     reduction: str | None = None  # argmax, mean, alwa
     threshold: float | None = None  # confidence from which a frame is voiced, 0…1
     viterbi: bool = False
+    median: float = 0.0  # ms of running median
+    compat: str | None = None  # "official": with the quirks of pesto-pitch
+    threads: int = 1  # for one recording
     device: str | None = None
     semitones: bool = False  # CSV holds MIDI pitch instead of Hz
     activations: bool = False  # kept in npz
@@ -140,10 +143,10 @@ def make_tracker(options: TrackOptions) -> "PitchTracker":
     "The tracker of these options. Raises `ValueError` or `FileNotFoundError` for a model that cannot be had."
     from mirkit.pitch.tracker import PitchTracker
 
-    names = ("step_size", "reduction", "threshold", "viterbi", "device")
+    names = ("step_size", "reduction", "threshold", "viterbi", "median", "compat", "device")
     given: dict[str, Any] = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
     model = () if options.model is None else (options.model,)
-    return PitchTracker.from_pretrained(*model, **given)
+    return PitchTracker.from_pretrained(*model, jobs=options.threads, **given)
 
 # %% ../../nbs/pitch/16_files.ipynb #6f78e3ca
 def track_file(
@@ -159,16 +162,10 @@ def track_file(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         shown = "png" in kinds and audio_info(job.source).duration <= _SHOWN
-        track = _track(make_tracker(options), job.source, options.activations or shown)
+        track = make_tracker(options).file(job.source, activations=options.activations or shown)
         for kind, path in job.targets:
             write_track(track, kind, path, job.source, options)
     return list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning)))
-
-
-def _track(tracker: Any, path: Path, activations: bool) -> PitchTrack:
-    if hasattr(tracker, "file"):
-        return tracker.file(path, activations=activations)
-    return tracker(*load(path), activations=activations)
 
 
 _SHOWN = 300.0  # s; above, the activations of a picture would take gigabytes and show nothing
