@@ -4,22 +4,25 @@
 
 # %% auto #0
 __all__ = ['FEATURES_VERSION', 'SILENCE', 'MEMORY_LIMIT', 'front_end', 'working_rate', 'frames_of', 'feature_key',
-           'track_features', 'frame_times', 'FrameSet', 'make_frames', 'batch_numbers']
+           'track_features', 'frame_times', 'FrameSet', 'make_frames', 'in_other_rooms', 'batch_numbers']
 
 # %% ../../nbs/pitch/05_data.ipynb #e23d91b3
 import functools
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..core.audio import load, resample
+from ..core.audio import load, resample, save_audio
 from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.compute import map_threads
+from ..core.settings import load_settings
 from ..core.tracks import Track, labels_at
+from .augment import other_room
 from .config import PestoConfig, sizes
 from ..signal.hcqt import HCQT, base_frequency, hop_samples, log_magnitude
 
@@ -180,6 +183,28 @@ def _load_track(track: Track, config: PestoConfig, cache: ArrayCache | None):
     times = frame_times(audio_info(track.audio).sr, len(features), config)
     labels = labels_at(track, times) if track.annotation else np.full(len(times), np.nan, np.float32)
     return track, features, times, labels
+
+# %% ../../nbs/pitch/05_data.ipynb #a57bd8dd
+def in_other_rooms(
+    tracks: Sequence[Track],
+    share: float = 0.25,  # of the tracks, 0…1
+    seed: int = 0,
+    progress: bool = True,
+) -> list[Track]:  # copies, in the cache folder
+    "Copies of some tracks in rooms drawn at random"
+    folder = load_settings().cache_path / "rooms"
+    folder.mkdir(parents=True, exist_ok=True)
+    order = np.random.default_rng(seed).permutation(len(tracks))
+
+    def copy(i: int) -> Track:
+        track = tracks[i]
+        file = folder / f"{cache_key(audio=content_hash(track.audio), channel=track.channel, seed=seed, v=1)}.flac"
+        if not file.exists():
+            audio, sr = load(track.audio, channel=track.channel)
+            save_audio(file, other_room(audio, sr, np.random.default_rng((seed, int(i)))), sr)
+        return replace(track, id=f"{track.id} (room)", audio=file, channel="mix")
+
+    return map_threads(copy, sorted(order[: round(share * len(tracks))]), progress="rooms" if progress else "")
 
 # %% ../../nbs/pitch/05_data.ipynb #5884650f
 @functools.lru_cache(maxsize=2)

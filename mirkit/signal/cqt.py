@@ -56,7 +56,7 @@ class CQT(nn.Module):
         bins_per_octave: int = 36,
         gamma: float = 0.0,  # Hz, ≥ 0
         engine: str = "fast",  # "fast", or "reference": dense time-domain convolution
-        tol: float = 1e-6,  # fast engine: what may be left of a kernel outside its band, relative to its peak
+        tol: float = 2e-7,  # fast engine: what may be left of a kernel outside its band, relative to its peak
     ):
         super().__init__()
         check_choice("engine", engine, ("fast", "reference"))
