@@ -359,7 +359,7 @@ TRAINED = "module.validate()"  # the first cell after training
         ({"split": "fold", "n_folds": 50}, "n_folds = 50 must be between 2 and the number of groups, 4"),
         ({"split": "fold", "n_folds": 3, "fold": 3}, "fold = '3' is not known"),
         ({"split": "manual", "val_groups": ["bob"]}, "val_groups = 'bob' is not known"),
-        ({"threshold": -1}, "threshold = -1 must be a number between 0 and 1"),
+        ({"threshold": -2}, "threshold = -2 must be a number between 0 and 1"),
         ({"compare": ["nobody.ckpt"]}, "no model file nobody.ckpt"),
         ({"device": "gpu"}, "device = 'gpu'"),
         ({"precision": "8"}, "precision = '8' is not known"),
