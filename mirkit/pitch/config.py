@@ -60,6 +60,10 @@ class PestoConfig:
     level_gate: float = 35.0  # dB; frames this far below their recording's loudest are not trained on; 0: all are
     # answer
     reduction: str = "alwa"  # argmax, mean, alwa (weighted average around the peak)
+    foreground: float = (
+        0.0  # dB; frames this far below the loudest nearby have no voice, whatever they look like; 0: off
+    )
+    nearby: float = 2000.0  # ms on either side
 
 # %% ../../nbs/pitch/01_config.ipynb #5ed497bb
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "first_width": 2.0,
         "prefilt_block": True,
         "dropout": 0.05,
+        "foreground": 25.0,
     },
 }
 RECIPES: dict[str, dict[str, Any]] = {
@@ -139,6 +144,8 @@ RANGES = {
     "learning_rate": (1e-8, 1),
     "batch_size": (2, 1 << 20),
     "level_gate": (0, 200),
+    "foreground": (0, 200),
+    "nearby": (0, 60_000),
 }
 
 # %% ../../nbs/pitch/01_config.ipynb #2517ec8c

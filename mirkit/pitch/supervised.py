@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FLAT', 'Bank', 'join_banks', 'complex_picture', 'synthetic_bank', 'noise_bank', 'recorded_bank', 'Disturbance',
            'colours', 'mix_pictures', 'shifted_view', 'target', 'supervised_losses', 'draw_batch', 'SupervisedTraining',
-           'taught_bank']
+           'taught_bank', 'choose_threshold']
 
 # %% ../../nbs/pitch/22_supervised.ipynb #178c3b18
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from .config import PestoConfig, sizes
 from .data import batch_numbers, front_end, working_rate
 from .model import PestoModel
 from .teacher import render_clip, render_noise
-from .views import context_offsets, stack_offsets
+from .views import context_offsets, foreground, stack_offsets
 
 # %% ../../nbs/pitch/22_supervised.ipynb #9eb9b91b
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _pictures(bank: Bank, numbers: np.ndarray) -> Tensor:
 
 
 def draw_batch(
-    banks: Sequence[Bank],  # voices: equal shares of the batch
+    banks: Mapping[str, tuple[Bank, float]],  # voices, and their shares of the batch
     noise: Bank,
     background: Bank | None,
     config: PestoConfig,
@@ -239,12 +239,14 @@ def draw_batch(
     how: Disturbance,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # view, centre, pitch, voiced as for `supervised_losses`
     "A training batch; which frames is a function of turn and seed, the rest is drawn from torch's global generator"
-    offsets, share = context_offsets(config, config.step_size), config.batch_size // len(banks)
-    chosen = [batch_numbers(turn, len(b), share, seed + i) for i, b in enumerate(banks)]
-    voice = torch.cat([_pictures(b, b.around(n, offsets)) for b, n in zip(banks, chosen, strict=True)])
+    offsets, total = context_offsets(config, config.step_size), sum(share for _, share in banks.values())
+    chosen = [
+        (b, batch_numbers(turn, len(b), max(1, round(config.batch_size * share / total)), seed + i))
+        for i, (b, share) in enumerate(banks.values())
+    ]
+    voice = torch.cat([_pictures(b, b.around(n, offsets)) for b, n in chosen])
     pitch, voiced = (
-        torch.from_numpy(np.concatenate([getattr(b, name)[n] for b, n in zip(banks, chosen, strict=True)]))
-        for name in ("pitch", "voiced")
+        torch.from_numpy(np.concatenate([getattr(b, name)[n] for b, n in chosen])) for name in ("pitch", "voiced")
     )
     size = len(pitch)
     dice = torch.rand(4, size)
@@ -267,7 +269,7 @@ class SupervisedTraining(L.LightningModule):
     def __init__(
         self,
         config: PestoConfig,
-        banks: Sequence[Bank],  # that teach, in equal shares
+        banks: Mapping[str, tuple[Bank, float]],  # that teach, by name, and their shares of a batch
         val: Bank,  # clips to validate on, disturbed as in training
         noise: Bank,
         background: Bank | None,
@@ -283,7 +285,7 @@ class SupervisedTraining(L.LightningModule):
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.model.encoder.layernorm.requires_grad_(False)  # stays at 1 and 0: every bin is treated alike
-        self.banks, self.val, self.noise, self.background = list(banks), val, noise, background
+        self.banks, self.val, self.noise, self.background = dict(banks), val, noise, background
         self.how = how or Disturbance()
 
     def batch(self) -> tuple[Tensor, ...]:
@@ -322,7 +324,7 @@ class SupervisedTraining(L.LightningModule):
         return {name: float(np.mean([f[name] for f in found])) for name in found[0]}
 
     def _check(self, turn: int) -> dict[str, float]:
-        made = draw_batch([self.val], self.noise, self.background, self.config, turn, self.seed, self.how)
+        made = draw_batch({"val": (self.val, 1.0)}, self.noise, self.background, self.config, turn, self.seed, self.how)
         view, centre, pitch, voiced = (x.to(self.device) for x in made)
         losses = {k: float(v) for k, v in supervised_losses(self.model, view, centre, pitch, voiced).items()}
         answer = self.model.encoder(view).argmax(-1) / self.config.bins_per_semitone
@@ -354,10 +356,36 @@ def taught_bank(
         x = torch.from_numpy(picture).float()
         db = 10 * torch.log10(x.square().sum(-1).clamp(min=1e-12))
         pitch, confidence, _ = (v.numpy() for v in teacher.predict(db, viterbi=True))
-        voiced = np.where(confidence > sure[1], 1, np.where(confidence < sure[0], 0, -1)).astype(np.int8)
+        quiet = foreground(x.square().sum((1, 2, 3)), config, config.step_size).numpy() < 0.5
+        voiced = np.where(confidence > sure[1], 1, np.where(confidence < sure[0], 0, -1))
+        voiced = np.where(quiet, -1, voiced).astype(np.int8)  # what a look at one frame cannot tell
         return picture, np.where(voiced == 1, pitch, np.nan).astype(np.float32), voiced
 
     whole = recorded_bank(tracks, config, seconds, progress)
     pieces = np.split(whole.pictures, whole.starts[1:-1])
     made = map_threads(label, pieces, progress="asking the teacher" if progress else "", unit="clip")
     return _bank(*map(list, zip(*made, strict=True)))
+
+# %% ../../nbs/pitch/22_supervised.ipynb #322dac0e
+@torch.no_grad()
+def choose_threshold(
+    module: SupervisedTraining,
+    batches: int = 16,
+) -> tuple[float, float]:  # confidence 0…1, rounded to 0.05; share of right decisions there
+    "The confidence that separates voiced from unvoiced validation frames best"
+    assert module.model.confidence is not None
+    found = []
+    with torch.random.fork_rng():
+        torch.manual_seed(module.seed)
+        for turn in range(batches):
+            made = draw_batch(
+                {"val": (module.val, 1.0)}, module.noise, module.background, module.config, turn, 1, module.how
+            )
+            view, centre, _, voiced = (x.to(module.device) for x in made)
+            confidence = module.model.confidence(centre, module.model.encoder(view)).sigmoid()
+            found.append(torch.stack((confidence, voiced.float()))[:, voiced >= 0].cpu())
+    confidence, voiced = torch.cat(found, 1)
+    candidates = torch.arange(1, 20) / 20
+    right = ((confidence >= candidates[:, None]) == (voiced > 0)).float().mean(1)
+    best = int(right.argmax())
+    return round(float(candidates[best]), 2), float(right[best])
