@@ -141,6 +141,7 @@ class BandCQT(nn.Module):
                 f"sr = {sr} Hz can show frequencies up to {sr / 2:g} Hz, but the bins reach {self.frequencies.max():.1f} Hz"
             )
         lengths = [window_lengths(f, sr, bins_per_octave, gamma) for f in banks]
+        self.longest = max(int(n.max()) for n in lengths)  # window, samples
         whole = max(int((kernel_start(n) + n).max()) for n in lengths)
         self.hop_length, self.delay = hop_length, -(-whole // hop_length) * hop_length if delay is None else delay
         check_range("delay", self.delay, 1)
