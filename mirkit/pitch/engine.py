@@ -147,10 +147,10 @@ def make_network(
     layers = [
         convolution(weights[f"{n}.weight"], weights[f"{n}.bias"], s.n_bins_in, **a, residual=r) for n, a, r in names
     ]
-    norm = [np.ascontiguousarray(weights[f"encoder.layernorm.{k}"].T[..., None]) for k in ("weight", "bias")]
+    scale, offset = (np.ascontiguousarray(weights[f"encoder.layernorm.{k}"].T[..., None]) for k in ("weight", "bias"))
     matrix = _toeplitz(weights["encoder.fc.weight"], s.n_bins_in * c.channels[-1], s.n_out, c.channels[-1])
     head = {k.removeprefix("confidence."): v for k, v in weights.items() if k.startswith("confidence.")}
-    return Network(c, *norm, tuple(layers), matrix, head, float(weights["shift"]))
+    return Network(c, scale, offset, tuple(layers), matrix, head, float(weights["shift"]))
 
 
 def network_like(net: Network, x: Any) -> Network:

@@ -110,7 +110,8 @@ class PitchTracker:
         check_range("step_size", step_size, 0.1, 1000)
         check_range("median", median, 0, 10_000)
         check_range("jobs", jobs, 1)
-        check_choice("compat", compat, (None, "official"))
+        if compat is not None:
+            check_choice("compat", compat, ("official",))
         self.file_model = model if isinstance(model, ModelFile) else _as_file(model)
         self.config: PestoConfig = self.file_model.config
         default = self.file_model.about.get("threshold", 0.5)
@@ -164,8 +165,8 @@ class PitchTracker:
 
         return PitchStream(self, sr, step_size, batch, **options)
 
-    def export(self, path: str | Path, **options: Any) -> Path:
-        "Write the model as ONNX or TorchScript; see `export` for the options"
+    def export(self, path: str | Path, **options: Any) -> dict[str, Any]:
+        "Write the model as ONNX or TorchScript and say what was written; see `export` for the options"
         from mirkit.pitch.export import export_model
 
         return export_model(self, path, **options)
