@@ -67,7 +67,6 @@ def ours(model: str, against: str = "", **options: Any) -> System:
 SYSTEMS = {
     "pesto-pitch 2.0.1, g7": peer("pesto-pitch"),
     "mirkit g7": ours("mir-1k_g7", "pesto-pitch 2.0.1, g7"),
-    "mirkit g7, torch": ours("mir-1k_g7", "pesto-pitch 2.0.1, g7", backend="torch"),
     "pesto-pitch 1.0.0, mir-1k": peer("pesto-pitch-1"),
     "mirkit mir-1k": ours("mir-1k", "pesto-pitch 1.0.0, mir-1k"),
     "mirkit pesto-vqt": ours("pesto-vqt"),
@@ -81,7 +80,6 @@ SLOW = ("torchcrepe tiny, Viterbi", "torchcrepe tiny, argmax", "pYIN")
 STREAMING = (
     "pesto-pitch 2.0.1, g7",
     "mirkit g7",
-    "mirkit g7, torch",
     "mirkit pesto-vqt",
     "mirkit pesto-cqt",
     "swift-f0",
@@ -346,7 +344,7 @@ def accuracy(args: argparse.Namespace, folder: Path) -> list[dict]:
     "Raw pitch accuracy on synthetic voices of two seeds, clean and disturbed"
     rows, seconds = [], 10.0 if args.quick else 60.0
     sounds = {seed: (song(seed, seconds, 44100), accompaniment(seed, seconds, 44100)) for seed in (7, 1007)}
-    with Running([n for n in args.systems if n != "mirkit g7, torch"]) as running:
+    with Running(args.systems) as running:
         for text in ("clean", "pink 10", "pink 0", "mix 0"):
             condition, items = read_condition(text), {n: [] for n in running.process}
             for seed, ((x, t, f0), other) in sounds.items():

@@ -9,6 +9,7 @@ __all__ = ['Detect', 'Push', 'PEERS', 'STREAMS', 'one_thread', 'swift_f0', 'torc
 
 # %% ../../nbs/pitch/19_peer_worker.ipynb #c18550d7
 import json
+import math
 import os
 import subprocess
 import sys
@@ -129,20 +130,20 @@ PEERS: dict[str, Callable[..., Detect]] = {
 
 # %% ../../nbs/pitch/19_peer_worker.ipynb #a4c42f20
 def pesto_stream(step_size: float, sr: int, model: str = "mir-1k_g7") -> Push:
-    "pesto-pitch 2, one stream; times are counted from its first frame"
+    "pesto-pitch 2, one stream"
     import numpy as np
     import pesto as package
     import torch
 
     one_thread()
     network: Any = package.load_model(model, step_size=step_size, sampling_rate=sr, streaming=True, max_batch_size=1)
-    count = 0
+    count, hop, window = 0, round(step_size * sr / 1000), 1 << int(0.133 * sr).bit_length()
 
     @torch.inference_mode()
     def push(x: Any) -> Any:
         nonlocal count
         f0, confidence = network(torch.from_numpy(x)[None], convert_to_freq=True, return_activations=False)[:2]
-        times = (count + np.arange(f0.shape[-1])) * step_size / 1000
+        times = ((count + np.arange(f0.shape[-1]) + 0.5) * hop - (window - hop) / 2) / sr
         count += f0.shape[-1]
         return np.stack((times, f0[0].numpy(), confidence[0].numpy()))
 
@@ -221,20 +222,26 @@ def measure_command(
 
 # %% ../../nbs/pitch/19_peer_worker.ipynb #17c690c0
 def timed_stream(push: Push, step_size: float, audio: str, sr: int, out: str = "") -> dict[str, Any]:
-    "Push a sound hop by hop: percentiles in ms of a hop, of processor (`cpu`) and `wall` time; keeps the rows"
+    "Push a sound hop by hop: ms of a hop (`cpu` and `wall`, percentiles), `delay_ms` of the newest frame; keeps the rows"
     import numpy as np
 
     x, hop = np.load(audio), round(step_size * sr / 1000)
-    rows, spent = [], []
+    rows, spent, delay = [], [], math.inf
     for i in range(0, len(x) - hop + 1, hop):
         found, seconds = timed(push, x[i : i + hop])
         rows.append(np.asarray(found, np.float64))
         spent.append((1000 * seconds["cpu"], 1000 * seconds["wall"]))
+        if rows[-1].shape[1]:
+            delay = min(delay, (i + hop) / sr - rows[-1][0, -1])
     if out:
         np.save(out, np.concatenate(rows, axis=1))
     names = ("cpu_p50", "wall_p50", "cpu_p99", "wall_p99")
     percentiles = np.percentile(spent[50:], (50, 99), axis=0).ravel().tolist()
-    return dict(zip(names, percentiles, strict=True)) | {"hops": len(spent), "peak_mb": peak_mb()}
+    return dict(zip(names, percentiles, strict=True)) | {
+        "hops": len(spent),
+        "delay_ms": 1000 * delay,
+        "peak_mb": peak_mb(),
+    }
 
 # %% ../../nbs/pitch/19_peer_worker.ipynb #848e436c
 class Worker:
