@@ -313,6 +313,9 @@ def unheard_groups(
     if not record.get("data"):
         return None
     held_out = set(record.get("held_out") or ())
+    several = record["data"].split("+")
+    if len(several) > 1 and data in several:  # held out by name, as far as this set has them
+        return held_out & groups
     same = Path(record["data"]).resolve().name == Path(data).resolve().name  # a folder may be named in several ways
     if not same or not held_out <= groups:  # other data, maybe of the same name
         return groups
