@@ -382,7 +382,8 @@ class StreamingCQT:
         "Plan the transform, and rings long enough for it"
         f, lengths, sr = self.frequencies, self.lengths, self.sr
         bins = np.argsort(-lengths, kind="stable")
-        slow = bins[lengths[bins] > 8192] if self.rule == "full" else bins[:0]
+        # the copy's rounding is that of float32 samples, so who asks for less does without
+        slow = bins[lengths[bins] > 8192] if self.rule == "full" and tol > 1e-7 else bins[:0]
         self.low = LowBins(f, lengths, sr, slow, tol) if len(slow) else None
         fast = bins[len(slow) :] if self.low else bins
         # a window that is cut has no narrow band
