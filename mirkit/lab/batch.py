@@ -8,6 +8,7 @@ __all__ = ['Outcome', 'map_files', 'summary']
 # %% ../../nbs/lab/06_batch.ipynb #1608b173
 import concurrent.futures
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -77,6 +78,17 @@ def _environment(**values: str) -> Iterator[None]:
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+# %% ../../nbs/lab/06_batch.ipynb #b50b8bc6
+def _attempt_in_worker(function: Callable[[Any], Any], item: Any) -> Outcome:
+    "As `_attempt`; when the parent ends this process, what the function has begun is cleaned up on the way out"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _attempt(function, item)
+    except KeyboardInterrupt:
+        os._exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
 # %% ../../nbs/lab/06_batch.ipynb #9763bec1
 @contextlib.contextmanager
 def _workers(count: int) -> Iterator["ProcessPoolExecutor"]:
@@ -104,14 +116,14 @@ _Found = Generator[
 ]  # index of an item and what became of it; None: the pool broke
 
 
-def _submitted(pool: Executor, function: Callable, items: list, left: deque[int], ahead: int) -> _Found:
+def _submitted(pool: Executor, attempt: Callable, items: list, left: deque[int], ahead: int) -> _Found:
     "Results as they come, with `ahead` items on their way; what a broken pool did not get to stays in `left`"
     running: dict[concurrent.futures.Future, int] = {}
     broken = False
     while running or (left and not broken):
         try:
             while left and not broken and len(running) < ahead:
-                running[pool.submit(_attempt, function, items[left[0]])] = left[0]
+                running[pool.submit(attempt, items[left[0]])] = left[0]
                 left.popleft()
         except BrokenExecutor:
             broken = True
@@ -126,18 +138,18 @@ def _submitted(pool: Executor, function: Callable, items: list, left: deque[int]
 # %% ../../nbs/lab/06_batch.ipynb #c01e18b6
 def _in_processes(function: Callable, items: list, jobs: int) -> _Found:
     "Results from `jobs` processes; None only for an item that killed a process twice"
-    left = deque(range(len(items)))
+    left, attempt = deque(range(len(items))), functools.partial(_attempt_in_worker, function)
     while left:
         suspects = []
         with _workers(min(jobs, len(left))) as pool:
-            for index, outcome in _submitted(pool, function, items, left, 2 * jobs):
+            for index, outcome in _submitted(pool, attempt, items, left, 2 * jobs):
                 if outcome is None:
                     suspects.append(index)
                 else:
                     yield index, outcome
         for index in suspects:
             with _workers(1) as pool:
-                yield from _submitted(pool, function, items, deque([index]), 1)
+                yield from _submitted(pool, attempt, items, deque([index]), 1)
 
 # %% ../../nbs/lab/06_batch.ipynb #9daf25c4
 @contextlib.contextmanager
@@ -161,16 +173,16 @@ def _dask(
 # %% ../../nbs/lab/06_batch.ipynb #d50706ab
 def _found(function: Callable, items: list, jobs: int, scheduler: str | Executor | None) -> _Found:
     "Results from wherever the work is done"
-    everything = deque(range(len(items)))
+    everything, attempt = deque(range(len(items))), functools.partial(_attempt, function)
     if isinstance(scheduler, str):
         with _dask(scheduler) as pool:
-            yield from _submitted(pool, function, items, everything, len(items))
+            yield from _submitted(pool, attempt, items, everything, len(items))
     elif scheduler is not None:
-        yield from _submitted(scheduler, function, items, everything, len(items))
+        yield from _submitted(scheduler, attempt, items, everything, len(items))
     elif jobs > 1:
         yield from _in_processes(function, items, jobs)
     else:
-        yield from ((index, _attempt(function, item)) for index, item in enumerate(items))
+        yield from ((index, attempt(item)) for index, item in enumerate(items))
 
 
 def _check_function(function: Any) -> None:
