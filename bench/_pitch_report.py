@@ -124,7 +124,7 @@ def below_official(results: Results) -> float | None:
 
 
 def best_robust(results: Results) -> float | None:
-    found = [rpa("pink 0", s)(results) for s in ("mirkit pesto-vqt", "mirkit pesto-cqt")]
+    found = [rpa("pink 0", s)(results) for s in ("mirkit pesto-vqt", "mirkit pesto-cqt", "mirkit pesto-robust")]
     return max((v for v in found if v), default=None)
 
 

@@ -33,6 +33,7 @@ from mirkit.core.synth import render_track
 from mirkit.lab.report import provenance
 from mirkit.pitch.evaluate import disturb, mix, read_condition
 from mirkit.pitch.peers import PEERS, PeerError, PeerProcess, at_frames, environment
+from mirkit.pitch.tracker import PitchTracker
 
 VOICES = (0, 1, 3, 5, 6, 7)  # bass, tenor, soprano, breathy, hollow, string: 40…1200 Hz
 STEP = 10.0  # ms, of all trackers but SwiftF0
@@ -71,6 +72,7 @@ SYSTEMS = {
     "mirkit mir-1k": ours("mir-1k", "pesto-pitch 1.0.0, mir-1k"),
     "mirkit pesto-vqt": ours("pesto-vqt"),
     "mirkit pesto-cqt": ours("pesto-cqt"),
+    "mirkit pesto-robust": ours("pesto-robust"),
     "swift-f0": peer("swift-f0", 3600),
     "torchcrepe tiny, Viterbi": peer("torchcrepe"),
     "torchcrepe tiny, argmax": peer("torchcrepe-argmax"),
@@ -82,6 +84,7 @@ STREAMING = (
     "mirkit g7",
     "mirkit pesto-vqt",
     "mirkit pesto-cqt",
+    "mirkit pesto-robust",
     "swift-f0",
 )
 
@@ -103,6 +106,14 @@ def options_of(system: System) -> dict[str, Any]:
     model = system.options.get("model", "")
     known = system.worker == "mirkit" and model.startswith("mir-1k")
     return system.options | ({"model": official(model)} if known else {})
+
+
+def threshold_of(name: str) -> float:
+    "The confidence from which it calls a frame voiced"
+    system = SYSTEMS[name]
+    if system.worker != "mirkit":
+        return system.threshold
+    return PitchTracker.from_pretrained(options_of(system)["model"]).threshold
 
 
 class Running:
@@ -362,7 +373,7 @@ def accuracy(args: argparse.Namespace, folder: Path) -> list[dict]:
                         items.pop(name)
                         continue
                     items[name].append((str(seed), str(seed), truth, *at_frames(np.load(folder / "o.npy"), times)[1:]))
-            rows += [{"system": n, "condition": text, **scores(v, SYSTEMS[n].threshold)} for n, v in items.items()]
+            rows += [{"system": n, "condition": text, **scores(v, threshold_of(n))} for n, v in items.items()]
     return rows + [{"system": n, "why": why} for n, why in running.why.items()]
 
 

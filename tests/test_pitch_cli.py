@@ -264,7 +264,7 @@ def test_ctrl_c_leaves_what_is_finished(here, model, jobs):
         time.sleep(0.01)
     child.send_signal(signal.SIGINT)
     said = child.communicate(timeout=30)[1]
-    assert child.returncode == 130 and said.rstrip().endswith("mirkit: interrupted") and "Traceback" not in said
+    assert child.returncode == 130 and said.rstrip().endswith("mirkit: interrupted") and "Traceback" not in said, said
     finished = list(here.glob("*.csv"))  # sees unfinished, hidden files too
     assert 2 <= len(finished) < 40 and all(len(rows(f)) == 4001 for f in finished)
 

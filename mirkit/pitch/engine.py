@@ -139,8 +139,8 @@ def make_network(
 ) -> Network:
     "Prepare a model for inference, on numpy"
     s, c = sizes(config), config
-    act = {"activation": c.activation, "slope": c.slope}
-    names = [("encoder.conv1.0", act, False)]
+    act: dict[str, Any] = {"activation": c.activation, "slope": c.slope}
+    names: list[tuple[str, dict[str, Any], bool]] = [("encoder.conv1.0", act, False)]
     inner, block = (".0", act) if c.prefilt_block else ("", {})
     names += [(f"encoder.prefilt_layers.{i}{inner}", block, c.residual) for i in range(c.n_prefilt_layers - 1)]
     names += [(f"encoder.conv_layers.{3 * i}", act, False) for i in range(len(c.channels) - 1)]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Estimator', 'KINDS', 'at_times', 'reference_at', 'Condition', 'read_condition', 'pink_noise', 'mix', 'disturb',
            'company', 'hear', 'answer_key', 'tracker_key', 'pyin_track', 'pyin_tracks', 'track_all', 'references',
-           'score_items', 'find_model', 'training_record', 'unheard_groups', 'short_names']
+           'score_items', 'suitable_threshold', 'find_model', 'training_record', 'unheard_groups', 'short_names']
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #6d2ba05c
 import concurrent.futures
@@ -26,9 +26,11 @@ from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads, usable_cores
 from ..core.results import PitchTrack
+from ..core.score import best_threshold, score_tracks
 from ..core.settings import load_settings
 from ..core.tracks import Track, labels_at
 from ..core.units import midi_to_hz
+from .weights import find_weights, weights_names
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #84e9ba27
 Estimator = Callable[[np.ndarray, int], PitchTrack]
@@ -271,14 +273,31 @@ def score_items(
         items.append((track.id, track.group, known[track.id], *at_times(answers[track.id], times)))
     return items
 
+# %% ../../nbs/pitch/12_evaluate.ipynb #a24c6729
+def suitable_threshold(
+    estimator: Estimator,
+    tracks: Sequence[Track],  # labelled ones
+    conditions: Sequence[Condition] = (Condition(), Condition("pink", 10)),
+    step_size: float = 20.0,  # ms between the frames that are compared
+) -> float | None:  # 0…1; None without labels
+    "The confidence from which frames had best count as voiced: of the highest overall accuracy over all conditions"
+    labelled = [t for t in tracks if t.annotation]
+    heard = [score_items(labelled, track_all(estimator, labelled, c, progress=""), step_size) for c in conditions]
+    columns = (
+        [np.concatenate([i[k] for items in heard for i in items]) for k in (2, 3, 4)] if labelled else [np.zeros(0)] * 3
+    )
+    best = best_threshold(*columns)
+    return round(best, 3) if np.isfinite(best) else None
+
 # %% ../../nbs/pitch/12_evaluate.ipynb #09a29648
 def find_model(name: str | Path) -> Path:
-    "The file of a model: itself, or that of a train_pesto run, given as folder or run id. Raises `FileNotFoundError`."
-    runs = load_settings().reports_path / "train_pesto"
-    path = Path(name).expanduser()
+    "The file of a model: one of ours by name, itself, or that of a training run (folder or id). Raises `FileNotFoundError`."
+    if str(name) in weights_names():
+        return find_weights(name)
+    path, reports = Path(name).expanduser(), load_settings().reports_path
     if path.is_file():
         return path
-    for folder in (path, runs / path):
+    for folder in (path, *(notebook / path for notebook in sorted(reports.glob("train_*")))):
         file = folder / "checkpoints" / "model.safetensors"
         if file.is_file():
             return file
@@ -286,10 +305,11 @@ def find_model(name: str | Path) -> Path:
             raise FileNotFoundError(
                 f"models = {str(name)!r}: the run {folder} is not finished: there is no {file.name}"
             )
-    there = sorted(p.parent.parent.name for p in runs.glob("*/checkpoints/model.safetensors"))[-5:]
+    files = sorted(reports.glob("train_*/*/checkpoints/model.safetensors"), key=lambda f: f.stat().st_mtime)
     raise FileNotFoundError(
-        f"models = {str(name)!r} is neither a file (.safetensors, official .ckpt) nor a run of train_pesto in {runs}; "
-        f"the last finished runs: {', '.join(there) or 'none'}"
+        f"models = {str(name)!r} is neither a name ({', '.join(weights_names()) or 'none is there'}), nor a file "
+        f"(.safetensors, official .ckpt), nor a training run below {reports}; "
+        f"the last finished runs: {', '.join(f.parent.parent.name for f in files[-5:]) or 'none'}"
     )
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #76cacd36

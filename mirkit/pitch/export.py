@@ -434,7 +434,7 @@ def export_model(
 ) -> dict[str, Any]:  # the file's facts and `difference`, the largest ones found in the check
     "Write a model as ONNX or TorchScript. Raises `ValueError` for bad arguments, `FileExistsError`, `ExportError`."
     path, format = Path(path), _format(Path(path), format)
-    step: Any = step_size or getattr(model, "step_size", 10.0)
+    step = getattr(model, "step_size", 10.0) if step_size is None else step_size
     if path.exists() and not force:
         raise FileExistsError(f"{path} exists already; force replaces it (--force on the command line)")
     if format == "onnx":

@@ -252,7 +252,8 @@ class PitchStream:
         arrays = (times, frequency, confidence, volume)
         if self.batch > 1:
             return PitchFrames(*arrays, self.threshold, y)
-        return PitchFrames(*(v[0] for v in arrays), self.threshold, None if y is None else y[0])
+        time, frequency, confidence, volume = (v[0] for v in arrays)
+        return PitchFrames(time, frequency, confidence, volume, self.threshold, None if y is None else y[0])
 
 
 def decibels(values: np.ndarray) -> np.ndarray:  # float32, ≥ −138.47

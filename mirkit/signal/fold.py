@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from ..core.arrays import constant_like, strided
+from ..core.arrays import array_namespace, constant_like, strided
 
 # %% ../../nbs/signal/00_fold.ipynb #3fe9501d
 def cqt_frequencies(
