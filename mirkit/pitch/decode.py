@@ -10,9 +10,8 @@ import math
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from ..core.arrays import constant_like, to_numpy
+from ..core.arrays import array_namespace, constant_like, to_numpy
 from ..core.checks import check_choice
 
 # %% ../../nbs/pitch/06_decode.ipynb #05b4ced7

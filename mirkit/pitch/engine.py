@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from ..core.arrays import as_complex, as_real, constant_like, strided
+from ..core.arrays import array_namespace, as_complex, as_real, constant_like, strided
 from .config import PestoConfig, sizes
 from .views import context_offsets, stack_offsets
 

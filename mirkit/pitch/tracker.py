@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from array_api_compat import array_namespace
 from threadpoolctl import ThreadpoolController
 
-from ..core.arrays import to_numpy
+from ..core.arrays import array_namespace, constant_like, to_numpy
 from ..core.audio import audio_info, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.results import PitchTrack
