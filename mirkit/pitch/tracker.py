@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..core.arrays import array_namespace, constant_like, to_numpy
+from ..core.arrays import array_namespace, to_numpy
 from ..core.audio import audio_info, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.results import PitchTrack
