@@ -2,7 +2,7 @@
 
     python bench/pitch.py                         everything (half an hour on two cores)
     python bench/pitch.py --quick                 10 s of sound at 44.1 kHz, ours against the official one (three minutes)
-    python bench/pitch.py --only streaming        one section; the others keep what they last were in the report
+    python bench/pitch.py --only streaming        one section; the report keeps what else was measured before
     python bench/pitch.py --systems "mirkit g7" swift-f0 --lengths 10 180 --rates 44100 --rounds 3
 
 What counts is CPU time: user and system seconds of the process, the smallest of several rounds in which all candidates take turns.
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -445,13 +446,34 @@ def main() -> None:
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             rows = SECTIONS[name](args, Path(folder))
-        results[name] = {"title": SECTIONS[name].__doc__, "rows": rows, "provenance": provenance()}
         show(name, rows)
+        before = results.get(name, {}).get("rows", [])
+        results[name] = {"title": SECTIONS[name].__doc__, "rows": merged(before, rows), "provenance": provenance()}
         with replacing(file) as draft:
             draft.write_text(json.dumps(results, indent=1))
     print(f"report: {write_report(results, home)}")
     if missed := missed_floors(results, home):
         raise SystemExit(f"below the floor of bench/_pitch_report.py: {', '.join(missed)}")
+
+
+CASE = ("system", "what", "case", "sr", "seconds", "step_ms", "condition")  # what tells rows of a section apart
+
+
+def merged(before: list[dict], rows: list[dict]) -> list[dict]:
+    "New rows, and of earlier runs those that were not measured again"
+    today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
+    rows = [row | {"when": today} for row in rows]
+    new = {tuple(row.get(k) for k in CASE) for row in rows}
+    tried = {row.get("system") for row in rows}
+    kept = [
+        row
+        for row in before
+        if tuple(row.get(k) for k in CASE) not in new
+        and row.get("system", "–") in (*SYSTEMS, "–")
+        and not ("why" in row and row.get("system") in tried)
+    ]
+    order = {name: i for i, name in enumerate(SYSTEMS)}
+    return sorted(kept + rows, key=lambda r: (r.get("sr", 0), r.get("seconds") or 0, order.get(r.get("system", ""), 0)))
 
 
 def show(name: str, rows: list[dict]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 from _pitch_report import missed_floors, target_table, write_report
+from pitch import merged
 
 
 def offline(system: str, seconds: float, cpu: float, peak: float) -> dict:
@@ -57,3 +58,15 @@ def test_page(results, tmp_path):
     page = write_report(results, tmp_path).read_text(encoding="utf-8")
     assert "no network &lt;here&gt;" in page and "CPU seconds per minute of sound" in page
     assert "2 miss it" in page
+
+
+def test_a_later_run_keeps_what_it_does_not_measure():
+    first = [
+        {"system": "swift-f0", "sr": 44100, "seconds": 10.0, "cpu": 1.0},
+        {"system": "pYIN", "sr": 44100, "why": "slow"},
+    ]
+    second = [{"system": "pYIN", "sr": 44100, "seconds": 10.0, "cpu": 9.0}]
+    rows = merged(merged([], first), second)
+    assert [(r["system"], r.get("cpu")) for r in rows] == [("swift-f0", 1.0), ("pYIN", 9.0)]  # and no reason any more
+    again = merged(rows, [{"system": "pYIN", "sr": 44100, "seconds": 10.0, "cpu": 8.0}])
+    assert [r["cpu"] for r in again] == [1.0, 8.0]
