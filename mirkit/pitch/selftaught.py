@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..core.audio import load
+from ..core.audio import audio_info, load
 from ..core.compute import map_threads
 from ..core.tracks import Track
 from .config import PestoConfig
@@ -91,16 +91,15 @@ def _same_picture(mine: PestoConfig, teachers: PestoConfig) -> None:
 
 
 def _draw(tracks: Sequence[Track], minutes: float, seed: int) -> list[Track]:
-    "Tracks in random order until there are so many minutes; at least one"
-    from mirkit.core.audio import audio_info
-
-    order, chosen, total = np.random.default_rng(seed).permutation(len(tracks)), [], 0.0
-    for i in order:
+    "Tracks drawn until there are so many minutes, at least one; those of one rate together, as each needs a transform"
+    chosen, total = [], 0.0
+    for i in np.random.default_rng(seed).permutation(len(tracks)):
         if total >= 60 * minutes:
             break
-        chosen.append(tracks[i])
-        total += audio_info(tracks[i].audio).duration
-    return chosen
+        info = audio_info(tracks[i].audio)
+        chosen.append((info.sr, tracks[i].id, tracks[i]))
+        total += info.duration
+    return [track for _, _, track in sorted(chosen, key=lambda c: c[:2])]
 
 # %% ../../nbs/pitch/26_selftaught.ipynb #312eee32
 def selftaught_bank(
