@@ -143,16 +143,18 @@ def _pitch(args: argparse.Namespace) -> int:
     from mirkit.api import track_files
     from mirkit.core.checks import check_range
     from mirkit.lab.batch import summary
+    from mirkit.pitch.files import gpu_or_cpu
 
     check_range("num_chunks", args.num_chunks, 1)
     formats, inputs = _told_apart(args.export_format)
+    device, word = gpu_or_cpu(args.gpu)
     options = {"model": args.model, "step_size": args.step_size, "reduction": args.reduction, "viterbi": args.viterbi}
-    options |= {"threshold": args.voicing_threshold, "device": _device(args.device, args.gpu)}
+    options |= {"threshold": args.voicing_threshold, "device": args.device or device}
     options |= {"semitones": args.no_convert_to_freq, "activations": args.activations}
     options |= {"median": args.median, "compat": args.compat}
     inputs += args.inputs
     outcomes = track_files(inputs, args.output, formats, args.jobs, args.scheduler, args.force, **options)
-    for warning in (w for outcome in outcomes for w in outcome.value or []):
+    for warning in [word] * bool(word) + [w for outcome in outcomes for w in outcome.value or []]:
         print(f"mirkit: warning: {warning}", file=sys.stderr)
     print(f"mirkit: {summary(outcomes)}", file=sys.stderr)
     return 1 if any(o.status == "failed" for o in outcomes) else 0
@@ -165,19 +167,6 @@ def _told_apart(words: list[str]) -> tuple[list[str], list[str]]:
     words = [w for word in words for w in ([word] if os.path.exists(word) else word.split(","))]
     inputs = [w for w in words if w not in FORMATS and (os.path.exists(w) or set(w) & set("./*"))]
     return [w for w in words if w not in inputs] or ["csv"], inputs
-
-# %% ../nbs/90_cli.ipynb #0745cabb
-def _device(device: str | None, gpu: int) -> str | None:
-    "The device to run on; a GPU that was asked for by number and is not there is replaced by the CPU, with a word"
-    if gpu < 0 or device:
-        return device
-    from mirkit.core.settings import resolve_device
-
-    try:
-        return str(resolve_device(f"cuda:{gpu}"))
-    except ValueError as e:
-        print(f"mirkit: warning: --gpu {gpu}: {e}; using the CPU", file=sys.stderr)
-        return "cpu"
 
 # %% ../nbs/90_cli.ipynb #7759bef5
 def _add_export(parser: argparse.ArgumentParser) -> None:

@@ -120,7 +120,7 @@ def test_gpu_that_is_not_there_is_replaced_with_a_word(here, pitch):
         pytest.skip("there are that many")
     sf.write("voice.wav", tone(), 16000)
     status, said = pitch("voice.wav", "--gpu", "63")
-    assert status == 0 and "--gpu 63" in said and "using the CPU" in said
+    assert status == 0 and "gpu = 63" in said and "using the CPU" in said
     status, said = pitch("voice.wav", "--device", "cuda:63", "--force")
     assert status == 2 and "device = 'cuda:63' is not on this machine" in said
 
