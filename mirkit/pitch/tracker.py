@@ -185,7 +185,7 @@ class PitchTracker:
 
     def _block(self, plan: FoldPlan, fine: int, keep: bool, block: Block) -> tuple[np.ndarray, ...]:
         "Pitch, confidence, volume, and the distributions if they are wanted, of a block's own frames"
-        frames, xp = self._frames(plan, block), None
+        frames = self._frames(plan, block)
         a, b = block.first - block.start, block.last - block.start
         size = 64 if self.device == "cpu" else 1 << 14
         y, confidence = answer(self._on_device, frames, 1000 * plan.hop / plan.sr, a, b, size)
@@ -194,7 +194,7 @@ class PitchTracker:
         kept = slice(-block.first % fine, None, fine)
         pitch = reduce_pitch(y[kept], self.config.bins_per_semitone, self.reduction)
         values = (pitch, confidence[kept], volume[kept], y[kept] if keep else y[:0])
-        return tuple(to_numpy(v) for v in values)
+        return tuple(np.array(to_numpy(v)) for v in values)  # copies: a view would keep the whole block in memory
 
     def _track(self, chunks: Iterable[np.ndarray], rate: int, activations: bool, audio: dict[str, Any]) -> PitchTrack:
         c = self.config
@@ -207,7 +207,7 @@ class PitchTracker:
         cut = blocks(chunks, plan, around, around + 1)
         parts, path = [], _Path(self) if self.viterbi else None
         for pitch, confidence, volume, y in _map_blocks(work, cut, self.jobs):
-            kept = y if activations else y[:0]
+            kept = y if activations else y[:0].copy()
             parts.append((pitch if path is None else path.push(y), confidence, volume, kept))
         if path:
             parts.append((path.finish(), *(v[:0] for v in parts[-1][1:])))
