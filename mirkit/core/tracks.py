@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm.auto import tqdm
 
-from .audio import audio_info, load
+from .audio import SUFFIXES, audio_info, load
 from .checks import check_choice, check_range
 from .fetch import FetchError, digest, download, extract
 from .labels import read_labels, resample_f0
@@ -305,7 +305,6 @@ def _missing(name: str, root: str | Path | None, empty: list[Path]) -> str:
 
 # %% ../../nbs/core/05_tracks.ipynb #24a75944
 _COLUMNS = ("audio", "annotation", "split", "group", "channel")
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64")
 
 
 def _from_table(file: Path, channel: str | int | None) -> list[Track]:
@@ -342,10 +341,10 @@ def _from_folder(name: str, folder: Path, channel: str | int | None) -> Dataset:
     if (folder / "tracks.csv").is_file():
         tracks = _from_table(folder / "tracks.csv", channel)
     else:
-        tracks = [_beside(f, folder, channel) for f in _files(folder) if f.suffix.lower() in _AUDIO]
+        tracks = [_beside(f, folder, channel) for f in _files(folder) if f.suffix.lower() in SUFFIXES]
     if not tracks:
         raise ValueError(
-            f"data set {name!r}: {folder} holds no audio files ({' '.join(_AUDIO)}) and no tracks.csv with lines"
+            f"data set {name!r}: {folder} holds no audio files ({' '.join(SUFFIXES)}) and no tracks.csv with lines"
         )
     return Dataset(name, tuple(tracks))
 
