@@ -336,7 +336,10 @@ class ExportedModel:
         self.state = np.zeros((self.streams, self.facts["state_size"]), np.float32)
 
     def __call__(self, audio: np.ndarray) -> dict[str, np.ndarray]:
-        "audio (B, M) float32 -> pitch, confidence, volume (B, t), activations (B, t, n)"
+        "audio (B, M) -> pitch, confidence, volume (B, t), activations (B, t, n). Raises `ValueError` for other shapes."
+        shape, hop = np.shape(audio), self.facts["hop_length"]
+        if self.facts["state_size"] and (len(shape) != 2 or shape[0] != self.streams or not shape[1] or shape[1] % hop):
+            raise ValueError(f"audio has shape {shape}; it must be ({self.streams}, a multiple of {hop} samples)")
         given = [np.ascontiguousarray(audio, np.float32)] + ([self.state] if self.facts["state_size"] else [])
         answers = dict(zip(OUTPUTS, self._run(given), strict=False))
         self.state = answers.pop("state_out", self.state)
@@ -369,7 +372,7 @@ class ExportedModel:
         return extra["mirkit"], run
 
 # %% ../../nbs/pitch/15_export.ipynb #05a26c94
-TOLERANCE = {"pitch": 2e-3, "confidence": 2e-4, "volume": 1e-3, "activations": 5e-4}  # the state shows in what follows
+TOLERANCE = {"pitch": 2e-3, "confidence": 5e-4, "volume": 1e-3, "activations": 5e-4}  # the state shows in what follows
 
 
 def _chunks(module: Exportable, chunk: int | None) -> list[int]:
@@ -392,7 +395,9 @@ def compare_export(
     "Run a file beside its model. Raises `ExportError` where they disagree."
     file, worst = ExportedModel(path, streams), dict.fromkeys(TOLERANCE, 0.0)
     lengths = _chunks(module, chunk)
-    audio, state = glides(streams, sum(lengths), module.sr), torch.zeros(streams, module.state_size)
+    audio = glides(streams, sum(lengths), module.sr)
+    file.state = np.random.default_rng(0).normal(0, 0.01, (streams, module.state_size)).astype(np.float32)
+    state = torch.from_numpy(file.state)  # after silence the first frames would be rounding errors in decibels
     for part in np.split(audio, np.cumsum(lengths)[:-1], 1):
         with torch.inference_mode():
             answers = module(torch.from_numpy(part), *([state] if module.state_size else []))
