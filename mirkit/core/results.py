@@ -336,7 +336,8 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.add_subplot(xlabel="time (s)", ylabel="pitch")
     voiced = track.voiced
-    shown = track.pitch[voiced if voiced.any() else track.frequency > 0]
+    sure = voiced & (track.confidence >= (track.threshold + track.confidence.max(initial=0)) / 2)
+    shown = track.pitch[sure if sure.any() else track.frequency > 0]  # a few wrong octaves must not make the rest small
     low, high = (shown.min() - 3, shown.max() + 3) if len(shown) else (48.0, 84.0)
     frame, end = _frame(track), track.time[-1] if len(track.time) else 1.0
     start = track.time[0] if len(track.time) else 0.0
@@ -345,7 +346,7 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
         half = 64 / len(image)
         extent = (start - frame / 2, end + frame / 2, -half, 128 - half)
         axes.imshow(image, aspect="auto", origin="lower", cmap="Greys", extent=extent, vmax=1.5 * image.max() or 1)
-    size = np.where(voiced, 9, 1)  # what is guessed in between must not hide what is known
+    size = np.where(voiced, 7, 1)  # what is guessed in between must not hide what is known
     dots = axes.scatter(track.time, track.pitch, s=size, c=track.confidence, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(dots, label="confidence", pad=0.01)
     ticks, names = note_ticks(low, high)
