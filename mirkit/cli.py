@@ -157,9 +157,11 @@ def _pitch(args: argparse.Namespace) -> int:
     for warning in [word] * bool(word) + [w for outcome in outcomes for w in outcome.value or []]:
         print(f"mirkit: warning: {warning}", file=sys.stderr)
     print(f"mirkit: {summary(outcomes)}", file=sys.stderr)
+    if any(o.status == "skipped" for o in outcomes):
+        print("mirkit: skipped is what has its files already; --force makes them anew", file=sys.stderr)
     return 1 if any(o.status == "failed" for o in outcomes) else 0
 
-
+# %% ../nbs/90_cli.ipynb #8e7ed978
 def _told_apart(words: list[str]) -> tuple[list[str], list[str]]:
     "The formats among the words after -e (csv by default), and the recordings"
     from mirkit.pitch.files import FORMATS

@@ -336,7 +336,7 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.add_subplot(xlabel="time (s)", ylabel="pitch")
     voiced = track.voiced
-    sure = voiced & (track.confidence >= (track.threshold + track.confidence.max(initial=0)) / 2)
+    sure = voiced & (track.confidence >= (track.threshold + 3 * track.confidence.max(initial=0)) / 4)
     shown = track.pitch[sure if sure.any() else track.frequency > 0]  # a few wrong octaves must not make the rest small
     low, high = (shown.min() - 3, shown.max() + 3) if len(shown) else (48.0, 84.0)
     frame, end = _frame(track), track.time[-1] if len(track.time) else 1.0
