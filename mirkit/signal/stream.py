@@ -260,10 +260,12 @@ def continue_sound(
     past: np.ndarray,  # float32 (R, P), P ≥ 28 ms
     n: int,  # samples wanted
     sr: int,  # Hz
+    fade: float = math.inf,  # s in which it fades out
 ) -> np.ndarray:  # float32 (R, n)
     "The sound continued by repeating its last period (1 to 20 ms); silence continues as silence"
     lag = best_lag(past, round(0.008 * sr), round(0.001 * sr), round(0.02 * sr))[:, None]
-    return np.take_along_axis(past, past.shape[1] - lag + np.arange(n) % lag, 1)
+    more = np.take_along_axis(past, past.shape[1] - lag + np.arange(n) % lag, 1)
+    return more * np.maximum(1 - np.arange(n) / (fade * sr), 0).astype(np.float32)
 
 # %% ../../nbs/signal/04_stream.ipynb #27254d18
 def silent_bins(
@@ -377,6 +379,7 @@ class StreamingCQT:
             wanted = round(check_range("latency", latency, 0) * self.sr / 1000)
             if wanted < self.reach:
                 self.ahead, self.rule = wanted, "continued"
+        self.fade = max(0.02 - self.ahead / self.sr, 0.005)  # s: the guess reaches 20 ms beyond a frame, or 5 ms
 
     def _set_parts(self, tol):
         "Plan the transform, and rings long enough for it"
@@ -505,7 +508,7 @@ class StreamingCQT:
         "complex64 (R, F): frames of these rows around these samples"
         x = self.ring.windows(rows, centres - self.before, self.before + self.after)
         if self.rule == "continued":
-            x = np.concatenate((x, continue_sound(x, self.half - self.after, self.sr)), 1)
+            x = np.concatenate((x, continue_sound(x, self.half - self.after, self.sr, self.fade)), 1)
         out = [part(x[:, self.before + part.first :][:, : part.length]) for part in self.parts]
         if self.low:
             out.append(self.low(rows, centres))
