@@ -346,10 +346,11 @@ def track_pitch(
     activations: bool = False,  # keep the (T, n) distributions
     **options: Any,  # of PitchTracker: step_size, viterbi, threshold, device, …
 ) -> Any:  # PitchTrack, or PitchTracks for a batch
-    "Pitch of audio in one call; the model is read once"
-    return _tracker(str(model), tuple(sorted(options.items())))(audio, sr, activations)
+    "Pitch of audio in one call; the model is read once, and again when its file has changed"
+    path = find_weights(model)
+    return _tracker(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))(audio, sr, activations)
 
 
 @functools.lru_cache(maxsize=8)
-def _tracker(model: str, options: tuple) -> PitchTracker:
-    return PitchTracker.from_pretrained(model, **dict(options))
+def _tracker(path: Path, changed: int, options: tuple) -> PitchTracker:
+    return PitchTracker.from_pretrained(path, **dict(options))
