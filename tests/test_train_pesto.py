@@ -115,7 +115,8 @@ def whole(params):
 def test_a_run_leaves_everything_behind(whole):
     files = {str(p.relative_to(whole.folder)) for p in whole.folder.rglob("*") if p.is_file()}
     checkpoints = {
-        f"checkpoints/{f}" for f in ("model.safetensors", "model.ckpt", "README.md", "last.ckpt", "best.ckpt")
+        f"checkpoints/{f}"
+        for f in ("model.safetensors", "model-half.safetensors", "model.ckpt", "README.md", "last.ckpt", "best.ckpt")
     }
     expected = {"report.html", "metrics.json", "config.json", "history.csv", "run.json", *checkpoints}
     assert files == expected | {"executed.ipynb", "executed.html"}
@@ -129,6 +130,23 @@ def test_a_run_leaves_everything_behind(whole):
     assert [row["step"] for row in rows] == [10, 20, 30]
     assert {"train/invariance", "weight/equivariance", "loss", "shift", "spread", "RPA"} <= rows[-1].keys()
     assert rows[-1]["train/loss"] < rows[0]["train/loss"]
+
+
+def test_a_network_learns_from_its_own_answers(params):
+    from mirkit.pitch.model import load_model, model_facts
+
+    more = {"threshold": -1, "taught_steps": 20, "taught_minutes": 0.2, "rooms": 0.5, "baseline": False}
+    lessons = run_notebook("train_pesto", params | more, run_id="taught")
+    assert lessons.status == "done", lessons.error
+    rows = history(lessons.folder / "taught")
+    assert [row["step"] for row in rows] == [10, 20] and rows[-1]["train/pitch"] < rows[0]["train/pitch"]
+    metrics = strict_json(lessons.folder / "metrics.json")
+    files = [lessons.folder / "checkpoints" / f for f in ("model.safetensors", "model-half.safetensors")]
+    assert all(model_facts(f)["threshold"] == metrics["threshold"] for f in files)
+    assert metrics["all_training_seconds"] > metrics["train_seconds"] and 0 < metrics["threshold"] < 1
+    whole, half = (load_model(f).encoder.fc.weight.detach() for f in files)
+    assert 0 < float((whole - half).abs().max()) < 1e-3 * float(whole.abs().max())
+    assert files[1].stat().st_size < files[0].stat().st_size
 
 
 def answers_of(model: Path, singers: Path) -> list[np.ndarray]:
