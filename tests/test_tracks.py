@@ -581,7 +581,9 @@ def test_real_fda_and_samples():
     train, val = split_tracks(fda, "fold", n_folds=2)
     assert {t.group for t in train} != {t.group for t in val}
     assert len(check_tracks(fda, progress=False)) == 50
-    assert all({f"rl{g}", f"sb{g}"} <= {t.id for t in fda} for g in {t.group for t in val})  # both speakers of a sentence
+    assert all(
+        {f"rl{g}", f"sb{g}"} <= {t.id for t in fda} for g in {t.group for t in val}
+    )  # both speakers of a sentence
     (stem,) = load_dataset("mdb-stem-synth", root=REAL)
     assert stem.group == "AClassicEducation_NightOwl" and abs(np.median(np.diff(read_f0(stem)[0])) - 0.0029) < 1e-4
     assert {t.annotation for t in load_dataset("vocadito", root=REAL)} == {None}
