@@ -38,7 +38,7 @@ def results() -> dict:
     return {"offline": {"title": "CPU seconds", "rows": rows, "provenance": {"python": "3"}}}
 
 
-def test_targets(results, tmp_path):
+def test_targets(results):
     table = {(r[""], r["target"]): r for r in target_table(results)}
     by_name = {name: r for (name, _), r in table.items()}
     assert (by_name["P1"]["measured"], by_name["P1"]["reached"]) == (
@@ -51,7 +51,7 @@ def test_targets(results, tmp_path):
     assert (growth["measured"], growth["reached"]) == ("130 MiB", "missed")
     hour = next(r for (name, text), r in table.items() if text.startswith("an hour"))
     assert (hour["measured"], hour["reached"]) == ("0.03", "missed")
-    assert [m[:3] for m in missed_floors(results, tmp_path)] == ["P10", "P11"]
+    assert [m[:3] for m in missed_floors(results)] == ["P10", "P11"]
 
 
 def test_page(results, tmp_path):

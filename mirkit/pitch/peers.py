@@ -38,12 +38,21 @@ class Peer:
     options: Mapping[str, Any] = field(default_factory=dict)  # of the worker
     threshold: float = 0.5  # confidence from which it calls a frame voiced
     note: str = ""
+    step: float | None = None  # ms between its own frames whatever is asked for; None: as asked
 
 
 PEERS = {
     "swift-f0": Peer("swift_f0", ("swift-f0==0.3.0",), note="supervised; a frame every 16 ms"),
     "torchcrepe": Peer(
         "torchcrepe", ("torchcrepe==0.0.24",), {"fmax": 1000.0}, 0.21, "CREPE tiny, Viterbi, 50–1000 Hz; supervised"
+    ),
+    "torchcrepe-10ms": Peer(
+        "torchcrepe",
+        ("torchcrepe==0.0.24",),
+        {"fmax": 1000.0},
+        0.21,
+        "the same with a frame every 10 ms, as CREPE was made: its path may follow faster speech",
+        10.0,
     ),
     "torchcrepe-argmax": Peer(
         "torchcrepe",
@@ -220,13 +229,9 @@ class PeerTracker:
     @property
     def key(self) -> str:
         "What the answers depend on besides the sound"
-        return cache_key(
-            worker=self.peer.worker,
-            packages=self.peer.packages,
-            options=dict(self.peer.options),
-            s=self.step_size,
-            v=_ANSWERS,
-        )
+        p = self.peer
+        frames = {"s": self.step_size} | ({"own": p.step} if p.step else {})
+        return cache_key(worker=p.worker, packages=p.packages, options=dict(p.options), v=_ANSWERS, **frames)
 
     def __call__(self, audio: np.ndarray, sr: int) -> PitchTrack:
         process = self._take()
@@ -250,7 +255,12 @@ class PeerTracker:
         except queue.Empty:
             process = PeerProcess(self._python)
             try:
-                process.ask("load", peer=self.peer.worker, step_size=self.step_size, options=dict(self.peer.options))
+                process.ask(
+                    "load",
+                    peer=self.peer.worker,
+                    step_size=self.peer.step or self.step_size,
+                    options=dict(self.peer.options),
+                )
             except PeerError as e:
                 process.close()
                 raise PeerError(f"peer {self.name} does not start: {e}") from None
