@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 
 from ..core.checks import check_range
 from ..core.results import PitchTrack
-from ..core.units import hz_to_midi, midi_to_hz
+from ..core.units import hz_to_midi
 from .config import sizes
 from .decode import reduce_pitch
 from .engine import answer, has_official_head, official_confidence
@@ -228,7 +228,7 @@ class PitchStream:
         if self.official and has_official_head(net):
             confidence = official_confidence(net, np.ascontiguousarray(x[:, :, first:last]))
         silent = (volume <= x[..., 0].size * 1.5e-14) & (not self.official)
-        frequency = np.where(silent, 0.0, midi_to_hz(pitch.astype(np.float64)))
+        frequency = np.where(silent, 0.0, 440 * 2 ** ((pitch.astype(np.float64) - 69) / 12))
         return [frequency, np.where(silent, 0.0, confidence), volume, y]
 
     def _collect(self, rows, results, numbers, activations) -> PitchFrames:
