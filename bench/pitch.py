@@ -499,11 +499,11 @@ def main() -> None:
     home = load_settings().reports_path / "bench"
     home.mkdir(parents=True, exist_ok=True)
     file = home / "pitch.json"
-    results = json.loads(file.read_text()) if file.is_file() else {}
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
             rows = SECTIONS[name](args, Path(folder))
         show(name, rows)
+        results = json.loads(file.read_text()) if file.is_file() else {}  # another run may have added to it
         before = results.get(name, {}).get("rows", [])
         results[name] = {"title": SECTIONS[name].__doc__, "rows": merged(before, rows), "provenance": provenance()}
         with replacing(file) as draft:
