@@ -109,12 +109,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "robust": {
         "gamma": 7.0,
         "span": 73,
+        "bins_per_semitone": 2,
         "stack": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0),
-        "context": (-80.0, -40.0, -20.0, 0.0, 20.0, 40.0, 80.0),
-        "channels": (32, 32, 32, 10, 3),
+        "context": (-80.0, -40.0, 0.0, 40.0, 80.0),
+        "channels": (32, 32, 16, 3),
         "first_width": 2.0,
         "prefilt_block": True,
         "dropout": 0.05,
+        "learning_rate": 3e-3,
         "foreground": 25.0,
     },
 }
