@@ -167,6 +167,7 @@ def probabilities(
 ) -> Any:  # (n_out, T)
     "Distribution over pitch classes for each frame"
     xp = array_namespace(x)
+    x = x - xp.max(x, axis=(0, 1), keepdims=True)  # first the level: what is left of a constant frame is exactly nothing
     x = x - xp.mean(x, axis=(0, 1), keepdims=True)
     z = x / xp.sqrt(xp.mean(x * x, axis=(0, 1), keepdims=True) + 1e-5) * net.scale + net.offset
     for layer in net.layers:

@@ -214,10 +214,8 @@ class PitchStream:
         "Frequency, confidence, volume and the network's answer for frames first…last−1 of dB (T, H, F)"
         net, b = self.net, self.net.config.bins_per_semitone
         x = np.ascontiguousarray(db.transpose(2, 1, 0))
-        # the layer norm takes out a frame's level, more exactly when little of it is left
-        seen = x - x.max((0, 1)) if self.alone else x
-        if self.official and has_official_head(net):  # it was taught decibels, but is shown the power's logarithm
-            seen = seen * np.float32(np.log(10) / 10)
+        # the official network was taught decibels, but is shown the power's logarithm
+        seen = x * np.float32(np.log(10) / 10) if self.official and has_official_head(net) else x
         y, confidence = answer(net, seen, 1000 * self.cqt.hop_length / self.sr, first, last)
         volume = (10 ** (db[first:last] / 10)).sum((1, 2))
         rolled = round(net.shift * b)
