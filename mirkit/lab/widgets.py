@@ -289,8 +289,13 @@ const render = ({ model, el }) => {
     audio.onloadedmetadata = () => { if (keep) { audio.currentTime = at; if (playing) audio.play(); } };
   };
   model.on("change:audio", put);
+  const room = new ResizeObserver(() => {
+    const width = Math.round(el.closest(".mirkit-stage")?.clientWidth || 0);
+    if (width && width !== model.get("width")) { model.set("width", width); model.save_changes(); }
+  });
+  room.observe(el);
   put(); draw();
-  return () => { alive = false; URL.revokeObjectURL(url); line.remove(); };
+  return () => { alive = false; room.disconnect(); URL.revokeObjectURL(url); line.remove(); };
 };
 export default { render };"""
 
@@ -301,6 +306,7 @@ class Player(anywidget.AnyWidget):
     _esm = _PLAYER
     audio = traitlets.Bytes(b"").tag(sync=True)  # Ogg Vorbis
     keep = traitlets.Bool(False).tag(sync=True)  # go on from the same time when the sound changes
+    width = traitlets.Int(0).tag(sync=True)  # pixels of the stage, once it is on a page: a figure's width
 
     def play(
         self,

@@ -31,7 +31,7 @@ from .config import PestoConfig
 from .decode import REDUCTIONS, decode_pitch
 from .front import front_plan, working_rate
 from .tracker import PitchTracker, decibels
-from .weights import find_weights
+from .weights import DEFAULT, find_weights
 from ..signal.fold import blocks, hop_samples, transform_blocks
 
 if TYPE_CHECKING:
@@ -206,6 +206,8 @@ def _panels(figure: "go.Figure", two: bool) -> None:
         figure.update_layout({name: {"domain": domain}})
     third = layout.YAxis(domain=rows[2], range=[-105, 105], tickvals=[-100, 0, 100], title="cents", visible=two)
     figure.update_layout(yaxis3=third, xaxis_anchor="y3" if two else "y2", height=600 if two else 520)
+    bar = {"len": rows[0][1] - rows[0][0], "y": sum(rows[0]) / 2}
+    figure.data[0].colorbar.update(bar, ticktext=[f"{float(t):.0f}" for t in figure.data[0].colorbar.ticktext])
 
 # %% ../../nbs/pitch/27_explore.ipynb #511a79a3
 def _set(trace: Any, time: np.ndarray, y: np.ndarray, **style: Any) -> None:
@@ -229,7 +231,7 @@ def explorer_figure(
     second = np.full(len(a.time), np.nan) if b is None else np.where(b.voiced, b.pitch, np.nan)
     _set(figure.data[2], a.time, second, visible=b is not None)
     _set(figure.data[3], a.time, a.confidence)
-    unsure = {"mode": "markers", "marker": {"size": 3, "color": PALETTE[0], "opacity": 0.35}, "showlegend": False}
+    unsure = {"mode": "markers", "marker": {"size": 4, "color": PALETTE[0], "opacity": 0.4}, "showlegend": False}
     quiet = go.Scatter(name="unsure", hoverinfo="skip", **unsure)
     _set(quiet, a.time, np.where(a.voiced | (a.confidence < 0.02), np.nan, a.pitch))
     line = {"color": PALETTE[1], "width": 1, "dash": "dash"}
@@ -246,6 +248,7 @@ def explorer_figure(
     midi, labels = note_ticks(low, high)
     figure.update_layout(yaxis={"range": [low, high], "tickvals": midi, "ticktext": labels}, showlegend=True)
     figure.update_layout(margin={"t": 30, "b": 45}, legend={"x": 0, "xanchor": "left"})
+    figure.update_xaxes(range=[a.time[0], a.time[-1]])
     return figure
 
 # %% ../../nbs/pitch/27_explore.ipynb #e29a31ee
@@ -257,7 +260,7 @@ def why_not_finetune(
     if len(c.context) > 1 or len(c.stack) > 1:
         sees = f"{len(c.context)} frames at {len(c.stack) or 1} transpositions"
         return (
-            f"{model.name} cannot be fine-tuned without labels: it sees {sees} at once and was taught with answers. "
+            f"{model.name} cannot be fine-tuned without labels: it sees {sees} at once and was taught with labels or a teacher's answers. "
             "Choose a model that learnt from transposition alone, such as pesto-cqt or pesto-vqt, as model A."
         )
     if "confidence.hidden.weight" not in model.weights:
@@ -384,7 +387,7 @@ def _controls(default: float) -> dict[str, Any]:
     steps = w.SelectionSlider(options=[5, 10, 20, 40], value=10, description="step (ms)", style=_WIDE)
     threshold = w.FloatSlider(default, min=0, max=1, step=0.01, description="voiced from confidence", style=_WIDE)
     threshold.layout.width = "360px"
-    reduction = w.ToggleButtons(options=list(REDUCTIONS)[::-1], style={"button_width": "65px"})
+    reduction = w.ToggleButtons(options=list(REDUCTIONS)[::-1], style={"button_width": "75px"})
     viterbi = w.Checkbox(False, description="Viterbi: follow the best path", indent=False)
     viterbi.layout.width = "220px"
     return {"step": steps, "threshold": threshold, "reduction": reduction, "viterbi": viterbi}
@@ -423,9 +426,11 @@ class PitchExplorer(w.VBox):
     def __init__(
         self,
         chooser: Any,  # a widget with a trait `sound` (audio, sr, name, labels or None) and a trait `message`
-        player: Any,  # a widget with play(x, sr, keep)
+        player: Any,  # a widget with play(x, sr, keep) and a trait `width`, the figure's in pixels
         job: Any,  # a widget that does `work` and hands its result to `done`
-        models: Sequence[str],  # names of ours, or paths of model files; those that are missing are reported
+        model: str = DEFAULT,  # A: a name of ours, or the path of a model file
+        model_b: str = "",  # B; empty: none
+        others: Sequence[str] = (),  # more to choose from; where A is missing, the first of them
         steps: int = 200,  # of fine-tuning
     ):
         self.chooser, self.player, self.job = chooser, player, job
@@ -440,12 +445,15 @@ class PitchExplorer(w.VBox):
         self._seen: tuple[Any, tuple[np.ndarray, np.ndarray]] | None = None  # the picture, and of what
         self._heard: tuple = ()
         self._build(steps)
-        found, trouble = [], []
-        for name in dict.fromkeys(m for m in models if m):
-            label = self.add_model(name)
-            found.append(label) if label else trouble.append(self.message)
-        self.model.value = found[0] if found else None
-        self.model_b.value = found[1] if len(found) > 1 else "none"
+        found: dict[str, str | None] = {}
+        trouble = []
+        for name in filter(None, (model, model_b, *others)):
+            if name not in found:
+                found[name] = self.add_model(name)
+                trouble += [] if found[name] else [self.message]
+        labels = [label for label in found.values() if label]
+        self.model.value = found.get(model) or (labels[0] if labels else None)
+        self.model_b.value = found.get(model_b) or "none"
         self._still = False
         self._model_changed()
         if trouble:
@@ -457,8 +465,8 @@ class PitchExplorer(w.VBox):
         self.model_b = _menu("B", ["none"], "another model to compare with")
         self.path = w.Text(placeholder="path of another model file, then Enter", continuous_update=False)
         self.controls = _controls(0.5)
-        self.sound = w.ToggleButtons(options=["recording", "pitch", "both"], style={"button_width": "80px"})
-        self.steps = w.BoundedIntText(steps, 1, 5000, description="steps", style=_WIDE, layout=w.Layout(width="110px"))
+        self.sound = w.ToggleButtons(options=["recording", "pitch", "both"], style={"button_width": "95px"})
+        self.steps = w.BoundedIntText(steps, 1, 5000, description="steps", style=_WIDE, layout=w.Layout(width="120px"))
         self.said, self.facts, self.place = w.HTML(), w.HTML(), w.VBox()
         self.job.work, self.job.done = self._work, self._learnt
         c = self.controls
@@ -471,7 +479,7 @@ class PitchExplorer(w.VBox):
             w.HBox([w.Label("Listen to"), self.sound]),
             self.player,
             self.facts,
-            w.HBox([self.job, self.steps]),
+            w.HBox([self.steps, self.job]),
         ]
         super().__init__(rows)
         self.add_class("mirkit-stage")
@@ -480,6 +488,7 @@ class PitchExplorer(w.VBox):
         self.model.observe(lambda _: self._model_changed(), "value")
         self.path.observe(lambda change: self._use_file(change["new"].strip()), "value")
         self.sound.observe(lambda _: self._try(self._play), "value")
+        self.player.observe(lambda _: self._fit(), "width")
         self.chooser.observe(lambda _: self.refresh(), "sound")
         self.chooser.observe(lambda change: self.say(change["new"], wrong=True), "message")
 
@@ -546,6 +555,7 @@ class PitchExplorer(w.VBox):
         if self._seen is None or self._seen[0] != (id(sound), config, step):
             self._seen = (id(sound), config, step), picture(config, sound.audio, sound.sr, step)
         image, bins = self._seen[1]
+        new_sound = self._heard[:1] != (id(sound),)  # else a zoomed view stays
         self.a = self._read(self.model.value) or _unheard(sound.audio, sound.sr, step, image.shape[1])
         self.b = self._read(self.model_b.value) if file else None
         figure = explorer_figure(self.a, self.b, image, bins, self._names())
@@ -554,10 +564,18 @@ class PitchExplorer(w.VBox):
 
             self.figure = FigureWidget(figure)
             self.place.children = [self.figure]
+            self._fit()
         else:
             _show(self.figure, figure)
+            if new_sound:
+                self.figure.layout.xaxis.range = figure.layout.xaxis.range
         self._tell(file)
         self._play()
+
+    def _fit(self) -> None:
+        "Make the figure as wide as the page"
+        if self.figure is not None and self.player.width:
+            self.figure.layout.width = self.player.width
 
     def _names(self) -> tuple[str, str]:
         a, b = self.model.value or "no model", self.model_b.value
@@ -571,7 +589,7 @@ class PitchExplorer(w.VBox):
         for label, track in zip("AB", (self.a if file else None, self.b), strict=True):
             if track is not None:
                 right = f"; {accuracy(track, truth):.1f} % within 50 cents of the truth" if truth else ""
-                lines.append(f"<b>{label}</b> {html.escape(describe(track))}{right}")
+                lines.append(f"<b>{label}</b> {describe(track)[11:-1]}{right}")
         if self.b is not None and self.a is not None:
             lines.append(f"<b>B against A</b> {difference(self.a, self.b)}")
         self.facts.value = "<br>".join(lines)
