@@ -20,7 +20,7 @@ from .config import sizes
 from .decode import reduce_pitch
 from .engine import answer, has_official_head, official_confidence
 from .tracker import frames_between
-from .views import context_offsets
+from .views import context_offsets, foreground
 from ..signal.fold import base_frequency, hop_samples
 from ..signal.stream import Frames, StreamingCQT
 
@@ -144,6 +144,8 @@ class PitchStream:
         shape = (len(self.net.config.harmonics), sizes(self.net.config).n_bins)
         self.histories = [History(before, after, wait, every, shape) for _ in range(self.batch)]
         self.alone = before == after == 0
+        self.between = 1000 * every * self.cqt.hop_length / self.sr  # ms from answer to answer
+        self.heard = np.zeros((self.batch, round(self.net.config.nearby / self.between)))  # latest energies
         pools = ThreadpoolController()  # a hop is too small to be shared by threads: waiting for them takes longer
         self.pools = pools if any(pool["num_threads"] > 1 for pool in pools.info()) else None
 
@@ -171,6 +173,7 @@ class PitchStream:
         self.cqt.reset(rows)
         for row in range(self.batch) if rows is None else np.atleast_1d(rows):
             self.histories[row].reset()
+            self.heard[row] = 0
 
     def state(self) -> dict[str, np.ndarray]:
         "Everything that the stream remembers, as plain arrays"
@@ -178,7 +181,7 @@ class PitchStream:
         for row, h in enumerate(self.histories):
             arrays[f"history.{row}"] = h.frames.copy()
             arrays[f"history.{row}.at"] = np.array([h.first, h.answered, h.before, h.wait])
-        return arrays
+        return arrays | {"heard": self.heard.copy()}
 
     def load_state(
         self,
@@ -190,6 +193,7 @@ class PitchStream:
         if state.keys() != mine.keys() or any((state[k][2:] != mine[k][2:]).any() for k in form):
             raise ValueError("state is not of a stream with the same model, sr, step_size, batch and latency")
         self.cqt.load_state({k.removeprefix("cqt."): v for k, v in state.items() if k.startswith("cqt.")})
+        self.heard = np.array(state["heard"])
         for row, h in enumerate(self.histories):
             h.frames = np.array(state[f"history.{row}"])
             h.first, h.answered = (int(n) for n in state[form[row]][:2])
@@ -244,6 +248,9 @@ class PitchStream:
             if y is not None:
                 y[row, place] = np.roll(a, -rolled, -1)
             at[row] += len(f)
+        for row, n in enumerate(count):
+            confidence[row, :n] *= foreground(volume[row, :n], self.net.config, self.between, self.heard[row])
+            self.heard[row] = np.append(self.heard[row], volume[row, :n])[n:]
         index = np.array(numbers)[:, None] + np.arange(t)
         times = (self.cqt.first + index * self.histories[0].every * self.cqt.hop_length) / self.sr
         times = np.where(np.arange(t) < count[:, None], times, np.nan)

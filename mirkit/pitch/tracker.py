@@ -28,7 +28,7 @@ from .config import PestoConfig, sizes
 from .decode import REDUCTIONS, ViterbiPath, local_average, median_smooth, reduce_pitch
 from .engine import Network, answer, has_official_head, make_network, network_like, official_confidence
 from .front import front_plan, hop_samples, working_rate
-from .views import context_reach
+from .views import context_reach, foreground
 from .weights import DEFAULT, find_weights
 from ..signal.fold import Block, FoldPlan, blocks, plan_like, transform_blocks
 
@@ -213,6 +213,7 @@ class PitchTracker:
             parts.append((path.finish(), *(v[:0] for v in parts[-1][1:])))
         pitch, confidence, volume, y = (np.concatenate(p) for p in zip(*parts, strict=True))
         pitch = median_smooth(pitch - self.network.shift, self.median, self.step_size)
+        confidence = confidence * foreground(volume, c, 1000 * fine * plan.hop / rate)
         silent = volume <= len(plan.frequencies) * 1.5 * EPS**2
         moved = np.roll(y, -round(self.network.shift * c.bins_per_semitone), -1)
         return PitchTrack(

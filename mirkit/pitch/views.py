@@ -88,20 +88,24 @@ def foreground(
     volume: Any,  # energy of each frame (T,) ≥ 0, numpy or torch
     config: PestoConfig,
     step_ms: float,  # between frames
+    past: Any = None,  # energies before the first frame: then what follows a frame does not count (streams)
 ) -> Any:  # (T,) in 0…1; all 1 where config.foreground is 0
     "By what to multiply the confidence: ½ at `config.foreground` dB below the loudest within `config.nearby` ms"
     if config.foreground == 0 or volume.shape[0] == 0:
         return volume * 0 + 1
-    loudest = _loudest(volume, round(config.nearby / step_ms))
+    reach = round(config.nearby / step_ms)
+    if past is None:
+        loudest = _loudest(volume, reach, reach)
+    else:
+        loudest = _loudest(_library(volume).concatenate((past, volume)), reach, 0)[past.shape[0] :]
     ratio = (volume + 1e-30) / (loudest + 1e-30) * 10 ** (config.foreground / 10)
     return 1 - 1 / (1 + ratio**2)  # a logistic function of the level: 10 % at −2.4 dB, 90 % at +2.4 dB
 
 
-def _loudest(v: Any, reach: int) -> Any:
-    "Largest of v[i − reach … i + reach] for every i, by windows that double"
-    xp, n, width = _library(v), v.shape[0], 2 * reach + 1
-    edge = xp.concatenate([v[:1] * 0] * reach) if reach else v[:0]
-    best, span = xp.concatenate((edge, v, edge)), 1
+def _loudest(v: Any, before: int, after: int) -> Any:
+    "Largest of v[i − before … i + after] for every i, by windows that double"
+    xp, n, width = _library(v), v.shape[0], before + after + 1
+    best, span = xp.concatenate([v[:1] * 0] * before + [v] + [v[:1] * 0] * after), 1
     while 2 * span <= width:
         best, span = xp.maximum(best[:-span], best[span:]), 2 * span
     return xp.maximum(best[:n], best[width - span : width - span + n])
