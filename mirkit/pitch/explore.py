@@ -98,7 +98,6 @@ def reread(
     bins_per_semitone: int,
     reduction: str,  # argmax, mean or alwa
     viterbi: bool,
-    threshold: float,  # 0…1
 ) -> PitchTrack:
     "The same answers, decoded in another way"
     assert track.activations is not None
@@ -106,23 +105,21 @@ def reread(
     raw = np.roll(track.activations, round(shift * bins_per_semitone), -1)
     pitch = np.asarray(decode_pitch(raw, bins_per_semitone, reduction, viterbi), float) - shift
     frequency = np.where(track.frequency > 0, midi_to_hz(pitch), 0.0)
-    return replace(track, frequency=frequency, threshold=threshold, activations=None)
+    return replace(track, frequency=frequency, activations=None)
 
 
 class Answers:
-    "What networks said about sounds, kept; `runs` counts how often one was asked"
+    "What networks said about sounds, and how it was read, kept; `runs` counts how often a network was asked"
 
     def __init__(self, size: int = 8):
-        self.kept: OrderedDict[tuple, tuple[PitchTrack, PitchTracker]] = OrderedDict()
+        self.kept: OrderedDict[tuple, tuple[PitchTrack, PitchTracker, dict]] = OrderedDict()
         self.size, self.runs = size, 0
 
-    def __call__(
-        self, model: ModelFile, audio: np.ndarray, sr: int, step_size: float
-    ) -> tuple[PitchTrack, PitchTracker]:
+    def _ask(self, model: ModelFile, audio: np.ndarray, sr: int, step_size: float) -> tuple:
         key = (hashlib.sha1(np.ascontiguousarray(audio).tobytes()).hexdigest(), sr, id(model), step_size)
         if key not in self.kept:
             tracker = PitchTracker(model, step_size)
-            self.kept[key] = tracker(audio, sr, activations=True), tracker
+            self.kept[key] = tracker(audio, sr, activations=True), tracker, {}
             self.runs += 1
         self.kept.move_to_end(key)
         while len(self.kept) > self.size:
@@ -132,16 +129,19 @@ class Answers:
     def read(
         self,
         model: ModelFile,
-        audio: np.ndarray,
-        sr: int,
-        step_size: float,
-        reduction: str,
+        audio: np.ndarray,  # (N,)
+        sr: int,  # Hz
+        step_size: float,  # ms
+        reduction: str,  # argmax, mean or alwa
         viterbi: bool,
-        threshold: float,
+        threshold: float,  # 0…1
     ) -> PitchTrack:
         "A track; the network is asked only when sound, model or step are new"
-        track, tracker = self(model, audio, sr, step_size)
-        return reread(track, tracker.network, model.config.bins_per_semitone, reduction, viterbi, threshold)
+        track, tracker, read = self._ask(model, audio, sr, step_size)
+        how = reduction, viterbi
+        if how not in read:
+            read[how] = reread(track, tracker.network, model.config.bins_per_semitone, *how)
+        return replace(read[how], threshold=threshold)
 
 # %% ../../nbs/pitch/27_explore.ipynb #16183585
 @dataclass(frozen=True)
@@ -258,9 +258,9 @@ def why_not_finetune(
     "Why a model cannot learn from a recording without labels"
     c = model.config
     if len(c.context) > 1 or len(c.stack) > 1:
-        sees = f"{len(c.context)} frames at {len(c.stack) or 1} transpositions"
+        sees = f"{len(c.context)} frames, each {len(c.stack) or 1} times"
         return (
-            f"{model.name} cannot be fine-tuned without labels: it sees {sees} at once and was taught with labels or a teacher's answers. "
+            f"{model.name} cannot be fine-tuned without labels: it sees {sees}, and was taught with labels or a teacher's answers. "
             "Choose a model that learnt from transposition alone, such as pesto-cqt or pesto-vqt, as model A."
         )
     if "confidence.hidden.weight" not in model.weights:
