@@ -140,6 +140,8 @@ def _band_groups(frequencies, lengths, sr, hop, m, tol):
         centre, half = f * n / sr, math.ceil(width * n / length)
         low, high = math.floor(centre) - half, math.ceil(centre) + half + 1
         folds = -(-(high - low) // m)
+        coarse = 1 << max(0, folds.bit_length() - 3)  # at most a quarter more points, in far fewer groups
+        folds = -(-folds // coarse) * coarse
         near = np.arange(low, high)
         low = min(low - (folds * m - (high - low)) // 2, n // 2 + 1 - folds * m)
         response = np.zeros(folds * m, np.complex64)
@@ -162,8 +164,8 @@ def _bands(frequencies, lengths, sr, hop, m, tol) -> tuple[list[Band], list[int]
     return bands, bins, negative
 
 # %% ../../nbs/signal/00_fold.ipynb #e07e8bff
-def _short_groups(frequencies, lengths, sr, size: int = 12) -> list[tuple[int, np.ndarray]]:
-    "Matrices of the kernels, a dozen of similar length in each"
+def _short_groups(frequencies, lengths, sr, size: int = 24) -> list[tuple[int, np.ndarray]]:
+    "Matrices of the kernels, two dozen of similar length in each"
     groups = []
     for a in range(0, len(lengths), size):
         f, ls = frequencies[a : a + size], lengths[a : a + size]
@@ -188,7 +190,7 @@ def fold_plan(
     halo = -(-(int(lengths.max()) + 2) // hop) + 1
     m = 1 << math.ceil(math.log2(max(256, 5 * halo)))
     # below this length a bin's band is so wide that a plain product is cheaper (measured at hops of 160 to 441)
-    long = lengths >= 90 * math.sqrt(hop)
+    long = lengths >= 80 * math.sqrt(hop)
     bands, bins, negative = _bands(frequencies[long], lengths[long], sr, hop, m, tol)
     shorts = np.flatnonzero(~long)[np.argsort(-lengths[~long], kind="stable")]
     order = np.argsort(np.concatenate((np.flatnonzero(long)[bins], shorts)).astype(np.int64))
