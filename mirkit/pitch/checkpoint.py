@@ -150,6 +150,7 @@ def official_config(hparams: dict, hcqt_params: dict, prefilt_block: bool) -> Pe
         slope=float(net["a_lrelu"]),
         dropout=float(net["p_dropout"]),
         reduction=hparams["reduction"],
+        foreground=22.0,  # ours: what is left in the rests of a clean recording does not count as voiced
     )
 
 

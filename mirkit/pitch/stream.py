@@ -129,7 +129,7 @@ class PitchStream:
         self.official = tracker.compat == "official"
         self.step_size = check_range("step_size", tracker.step_size if step_size is None else step_size, 0.1, 1000)
         self.sr, self.batch = int(check_range("sr", sr, 1)), int(check_range("batch", batch, 1))
-        tol = 1e-8 if self.official else 1e-6  # silence between partials decides whether an argmax is the original's
+        tol = 1e-8 if self.official else 2e-7  # silence between partials decides whether an argmax is the original's
         hop = hop_samples(self.step_size, self.sr)
         every = frames_between(self.net.config, hop, self.sr)  # frames of the transform for each answer
         self.cqt = _transform(self.net.config, self.sr, hop // every, self.batch, latency, mirror, tol)
@@ -207,21 +207,22 @@ class PitchStream:
         for row, h in enumerate(self.histories):
             jobs += [(row, *job) for job in h.push(db[row, : frames.count[row]], last)]
         rows = [row for row, *_ in jobs]
-        if not self.alone or len(jobs) < 2:
-            return self._collect(rows, [self._evaluate(f, a, b) for _, f, a, b in jobs], numbers, activations)
+        if not self.alone or len(jobs) < 2 or has_official_head(self.net):  # that head asks how loud each stream is
+            return self._collect(rows, [self._evaluate(f, a, b, row) for row, f, a, b in jobs], numbers, activations)
         pieces = [f[a:b] for _, f, a, b in jobs]  # of several streams, all at once
         cuts = np.cumsum([len(piece) for piece in pieces])
         together = [np.split(v, cuts[:-1]) for v in self._evaluate(np.concatenate(pieces), 0, int(cuts[-1]))]
         return self._collect(rows, list(zip(*together, strict=True)), numbers, activations)
 
-    def _evaluate(self, db: np.ndarray, first: int, last: int) -> list[np.ndarray]:
+    def _evaluate(self, db: np.ndarray, first: int, last: int, row: int = 0) -> list[np.ndarray]:
         "Frequency, confidence, volume and the network's answer for frames first…last−1 of dB (T, H, F)"
         net, b = self.net, self.net.config.bins_per_semitone
         x = np.ascontiguousarray(db.transpose(2, 1, 0))
         # the official network was taught decibels, but is shown the power's logarithm
         seen = x * np.float32(np.log(10) / 10) if self.official and has_official_head(net) else x
-        y, confidence = answer(net, seen, 1000 * self.cqt.hop_length / self.sr, first, last)
         volume = (10 ** (db[first:last] / 10)).sum((1, 2))
+        loudest = max(self.heard[row].max(initial=0), volume.max(initial=0))
+        y, confidence = answer(net, seen, 1000 * self.cqt.hop_length / self.sr, first, last, loudest=loudest)
         rolled = round(net.shift * b)
         if self.official:
             pitch = reduce_pitch(np.roll(y, -rolled, -1), b, self.reduction)
@@ -249,7 +250,8 @@ class PitchStream:
                 y[row, place] = np.roll(a, -rolled, -1)
             at[row] += len(f)
         for row, n in enumerate(count):
-            confidence[row, :n] *= foreground(volume[row, :n], self.net.config, self.between, self.heard[row])
+            if not self.official:
+                confidence[row, :n] *= foreground(volume[row, :n], self.net.config, self.between, self.heard[row])
             self.heard[row] = np.append(self.heard[row], volume[row, :n])[n:]
         index = np.array(numbers)[:, None] + np.arange(t)
         times = (self.cqt.first + index * self.histories[0].every * self.cqt.hop_length) / self.sr
