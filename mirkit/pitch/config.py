@@ -60,9 +60,7 @@ class PestoConfig:
     level_gate: float = 35.0  # dB; frames this far below their recording's loudest are not trained on; 0: all are
     # answer
     reduction: str = "alwa"  # argmax, mean, alwa (weighted average around the peak)
-    foreground: float = (
-        0.0  # dB; frames this far below the loudest nearby have no voice, whatever they look like; 0: off
-    )
+    foreground: float = 0.0  # dB; what is this far below the loudest nearby has no voice; 0: off
     nearby: float = 2000.0  # ms on either side
 
 # %% ../../nbs/pitch/01_config.ipynb #5ed497bb
