@@ -16,7 +16,7 @@ RUNNABLE = sorted(p for kind in ("train", "eval", "explore") for p in (ROOT / "n
 QUICK = {
     "train_pesto": {"data": "synth", "steps": 20, "steps_per_epoch": 10},
     "train_pitch": {"steps": 6, "steps_per_epoch": 3, "clips": 16, "noises": 4, "conditions": "clean"},
-    "explore_pitch": {"simulate": True, "model": "pesto-cqt", "steps": 2},
+    "explore_pitch": {"simulate": True, "steps": 2},
     "eval_pitch": {"data": "synth", "max_tracks": 2, "conditions": "clean,pink 10"},
 }
 
