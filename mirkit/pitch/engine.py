@@ -123,6 +123,7 @@ class Network:
     toeplitz: Any  # (n_out, F · C_last)
     head: dict[str, Any]  # of the confidence; {}: the largest probability
     shift: float  # semitones
+    plain_norm: bool  # all scales are 1 and all offsets 0
 
 # %% ../../nbs/pitch/28_engine.ipynb #00ab5c30
 def _toeplitz(weight: np.ndarray, n_in: int, n_out: int, channels: int) -> np.ndarray:
@@ -149,7 +150,8 @@ def make_network(
     scale, offset = (np.ascontiguousarray(weights[f"encoder.layernorm.{k}"].T[..., None]) for k in ("weight", "bias"))
     matrix = _toeplitz(weights["encoder.fc.weight"], s.n_bins_in * c.channels[-1], s.n_out, c.channels[-1])
     head = {k.removeprefix("confidence."): v for k, v in weights.items() if k.startswith("confidence.")}
-    return Network(c, scale, offset, tuple(layers), matrix, head, float(weights["shift"]))
+    plain = bool((scale == 1).all() and (offset == 0).all())
+    return Network(c, scale, offset, tuple(layers), matrix, head, float(weights["shift"]), plain)
 
 
 def network_like(net: Network, x: Any) -> Network:
@@ -171,7 +173,8 @@ def probabilities(
         x, axis=(0, 1), keepdims=True
     )  # first the level: what is left of a constant frame is exactly nothing
     x = x - xp.mean(x, axis=(0, 1), keepdims=True)
-    z = x / xp.sqrt(xp.mean(x * x, axis=(0, 1), keepdims=True) + 1e-5) * net.scale + net.offset
+    z = x / xp.sqrt(xp.mean(x * x, axis=(0, 1), keepdims=True) + 1e-5)
+    z = z if net.plain_norm else z * net.scale + net.offset
     for layer in net.layers:
         z = convolve(z, layer)
     logits = net.toeplitz @ xp.reshape(z, (-1, z.shape[2]))
@@ -265,7 +268,7 @@ def answer(
     step_size: float,  # ms between them
     first: int = 0,  # of the frames that are wanted
     last: int | None = None,  # one beyond them; default: all
-    block: int = 64,  # frames at a time
+    block: int = 48,  # frames at a time, about: more, and a layer's numbers neither stay in the cache nor in malloc's hands
     loudest: float | None = None,  # energy of the loudest frame nearby; default: of these
 ) -> tuple[Any, Any]:  # probabilities (t, n_out) before the shift, confidence (t,) in 0…1
     "The network's answer for frames first…last−1; the others serve as context"
@@ -276,8 +279,10 @@ def answer(
             float(xp.max(xp.sum(xp.exp(frames * (math.log(10) / 10)), axis=(0, 1)))) if loudest is None else loudest
         )
         gain = USUAL_LEVEL - 10 * math.log10(max(energy, 1e-30))
-    for a in range(first, last, block):
-        b = min(a + block, last)
+    parts = max(1, -(-(last - first) // block))
+    size = 2 * -(-(last - first) // (2 * parts))  # parts of equal size, even because frames travel in pairs
+    for a in range(first, last, max(1, size)):
+        b = min(a + size, last)
         even = b if b - a == 1 else b + (b - a) % 2  # a frame to make pairs; dropped below
         y = probabilities(net, network_view(frames, net.config, step_size, a, even))[:, : b - a]
         if has_official_head(net):

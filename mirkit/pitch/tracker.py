@@ -187,7 +187,7 @@ class PitchTracker:
         "Pitch, confidence, volume, and the distributions if they are wanted, of a block's own frames"
         frames = self._frames(plan, block)
         a, b = block.first - block.start, block.last - block.start
-        size = 64 if self.device == "cpu" else 1 << 14
+        size = 48 if self.device == "cpu" else 1 << 14
         y, confidence = answer(self._on_device, frames, 1000 * plan.hop / plan.sr, a, b, size)
         xp = array_namespace(y)
         volume = xp.sum(xp.exp(frames[:, :, a:b] * (math.log(10) / 10)), axis=(0, 1))
