@@ -110,7 +110,7 @@ class History:
 
 # %% ../../nbs/pitch/14_stream.ipynb #8638250d
 class PitchStream:
-    "Pitch of one or several sounds while they arrive; see `PitchTracker.stream`"
+    "Pitch of one or several sounds while they arrive; confidence is weighed against what was heard, not what will be"
 
     def __init__(
         self,
