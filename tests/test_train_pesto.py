@@ -541,7 +541,7 @@ def test_run_id_with_other_settings_data_or_labels_is_refused(place):
         write_audio(place / "changing" / f"{name}.wav", x)
         write_labels(place / "changing" / f"{name}.csv", times, f0)
     same = {"data": str(place / "changing"), "run_id": "settled"}
-    config = play(STARTED, **same)["settings_file"]
+    config = play(STARTED, **same)["folder"] / "config.json"
     before = config.read_text()
     for change in ({"steps": 6}, {"seed": 1}, {"config": {"batch_size": 64}}, {"patience": 2}, {"preset": "mir-1k_g7"}):
         with pytest.raises(ValueError, match="run_id = 'settled' is a run with other settings.*then, .*now") as caught:
