@@ -338,6 +338,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mirkit.lab.fit.fit': ('lab/fit.html#fit', 'mirkit/lab/fit.py'),
                                 'mirkit.lab.fit.make_trainer': ('lab/fit.html#make_trainer', 'mirkit/lab/fit.py'),
                                 'mirkit.lab.fit.peak_memory': ('lab/fit.html#peak_memory', 'mirkit/lab/fit.py'),
+                                'mirkit.lab.fit.settle': ('lab/fit.html#settle', 'mirkit/lab/fit.py'),
                                 'mirkit.lab.fit.write_history': ('lab/fit.html#write_history', 'mirkit/lab/fit.py')},
             'mirkit.lab.html': { 'mirkit.lab.html.Page': ('lab/html.html#page', 'mirkit/lab/html.py'),
                                  'mirkit.lab.html._beside': ('lab/html.html#_beside', 'mirkit/lab/html.py'),
