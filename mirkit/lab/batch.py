@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.checks import check_choice, check_range
+from ..core.compute import environment
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -63,18 +64,6 @@ def _travelling(e: BaseException) -> BaseException | None:
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    "Environment variables within the block, for processes started there"
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -97,7 +86,7 @@ def _workers(count: int) -> Iterator["ProcessPoolExecutor"]:
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("spawn")
-    with _environment(**dict.fromkeys(_ONE_THREAD, "1")):
+    with environment(**dict.fromkeys(_ONE_THREAD, "1")):
         pool = ProcessPoolExecutor(count, context, _ignore_interrupts)
         try:
             yield pool

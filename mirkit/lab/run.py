@@ -23,12 +23,13 @@ import time
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
 
+from ..core.compute import environment
 from ..core.files import write_file
 from ..core.settings import find_settings, load_settings
 from .html import notebook_to_html, read_notebook
@@ -249,20 +250,6 @@ tqdm.notebook.tqdm, tqdm.notebook.trange = tqdm.std.tqdm, tqdm.std.trange"""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    "Environment variables for a while; kernels started inside inherit them"
-    before = {k: os.environ.get(k) for k in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-
-# %% ../../nbs/lab/05_run.ipynb #dfe9af18
 def _kernel_environment(reports: Path, threads: int | None) -> dict[str, str]:
     "What the kernel is told: the reports folder, how often to print progress, how many threads to use"
     values = {"MIRKIT_REPORTS_PATH": str(reports), "TQDM_MININTERVAL": "1" if sys.stderr.isatty() else "30"}
@@ -335,7 +322,7 @@ def run_once(
     start, result, status = time.monotonic(), RunResult(run_id, folder, "done", params=dict(params)), "interrupted"
     passed = dict(params) | ({"run_id": run_id} if "run_id" in known else {})
     try:
-        with _environment(_kernel_environment(Path(reports).resolve(), threads)):
+        with environment(**_kernel_environment(Path(reports).resolve(), threads)):
             _execute(nb, folder / "executed.ipynb", passed, folder / "log.txt" if log_file else None)
         status = "done"
     except Exception as e:  # whatever stops a notebook, a dead kernel included, must not stop the sweep

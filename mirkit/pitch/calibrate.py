@@ -17,7 +17,8 @@ from torch import Tensor
 from ..core.checks import check_choice
 from ..core.units import midi_to_hz
 from .config import PestoConfig
-from .data import front_end, working_rate
+from .data import front_end
+from .front import working_rate
 from .model import PestoModel
 from ..signal.hcqt import log_magnitude
 

@@ -30,7 +30,7 @@ from .checkpoint import ModelFile, read_model
 from .config import PestoConfig
 from .decode import REDUCTIONS, decode_pitch
 from .front import front_plan, working_rate
-from .tracker import PitchTracker, decibels
+from .tracker import PitchTracker, log_frames
 from .weights import DEFAULT, find_weights
 from ..signal.fold import blocks, hop_samples, transform_blocks
 
@@ -87,7 +87,7 @@ def picture(
     parts = []
     for block in blocks([x], plan):
         y = transform_blocks(plan, block.samples[None], phase=False)
-        parts.append(decibels(y[:, :, block.skip : block.skip + block.stop - block.start], n)[:, layer])
+        parts.append(log_frames(y[:, :, block.skip : block.skip + block.stop - block.start], n)[:, layer])
     hz = np.asarray(plan.frequencies).reshape(n, -1)[layer]
     return np.concatenate(parts, axis=1), hz
 

@@ -18,8 +18,9 @@ from ..core.tracks import Track
 from ..core.view import PALETTE, curves_figure, f0_figure
 from .calibrate import Calibration
 from .config import PestoConfig
-from .data import frames_of, front_end, working_rate
+from .data import frames_of, front_end
 from .evaluate import Condition, hear, read_condition
+from .front import working_rate
 
 if TYPE_CHECKING:
     import pandas as pd

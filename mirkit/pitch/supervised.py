@@ -25,7 +25,8 @@ from ..core.compute import map_threads, seed_step
 from ..core.tracks import Track
 from ..core.units import hz_to_midi
 from .config import PestoConfig, sizes
-from .data import batch_numbers, front_end, working_rate
+from .data import batch_numbers, front_end
+from .front import working_rate
 from .model import PestoModel
 from .teacher import render_clip, render_noise
 from .views import context_offsets, foreground, stack_offsets

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.checks import check_choice, check_range
+from ..core.synth import draw, smooth_step, wander
 
 # %% ../../nbs/pitch/20_teacher.ipynb #7e857d9b
 Range = tuple[float, float]  # low, high
@@ -43,22 +44,6 @@ _CONTROL = 16  # samples between control points of f0 and gates
 _SLOW = 128  # samples between control points of the harmonics' levels
 
 # %% ../../nbs/pitch/20_teacher.ipynb #481a9712
-def _draw(rng: np.random.Generator, span: Range) -> float:
-    return span[0] + (span[1] - span[0]) * rng.random()
-
-
-def _smooth(x: np.ndarray) -> np.ndarray:
-    "0 up to x = 0, 1 from x = 1, 3x² − 2x³ between"
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)
-
-
-def _wander(rng: np.random.Generator, t: np.ndarray, step: float) -> np.ndarray:
-    "Straight lines between random values −1…1, one every `step` seconds"
-    knots = np.arange(0, t[-1] + 2 * step, step)
-    return np.interp(t, knots, 2 * rng.random(len(knots)) - 1)
-
-
 def _rise(control: np.ndarray, n: int) -> np.ndarray:
     "Straight lines between control points (K,): float32 ((K−1)·n,)"
     c = control.astype(np.float32)
@@ -68,11 +53,11 @@ def _rise(control: np.ndarray, n: int) -> np.ndarray:
 # %% ../../nbs/pitch/20_teacher.ipynb #b516ecd2
 def _segments(rng: np.random.Generator, kind: Kind, seconds: float) -> np.ndarray:
     "(n, 2) start and end of each note or syllable, s"
-    at, found = _draw(rng, (-0.5, 0.3)), []
+    at, found = draw(rng, (-0.5, 0.3)), []
     while at < seconds:
         end = at + kind.sounding[0] * (kind.sounding[1] / kind.sounding[0]) ** rng.random()
         found.append((at, end))
-        at = end + (_draw(rng, kind.gap) if rng.random() < kind.gaps else 0.0)
+        at = end + (draw(rng, kind.gap) if rng.random() < kind.gaps else 0.0)
     return np.array(found)
 
 
@@ -83,7 +68,7 @@ def _gate(rng: np.random.Generator, kind: Kind, segments: np.ndarray, t: np.ndar
     gate = np.zeros(len(t))
     for start, end in zip(segments[first, 0], segments[last, 1], strict=True):
         rise, fall = (kind.fade[0] * (kind.fade[1] / kind.fade[0]) ** rng.random() for _ in "ab")
-        gate = np.maximum(gate, _smooth((t - start) / rise) * _smooth((end - t) / fall))
+        gate = np.maximum(gate, smooth_step((t - start) / rise) * smooth_step((end - t) / fall))
     return gate
 
 # %% ../../nbs/pitch/20_teacher.ipynb #058f0388
@@ -91,7 +76,7 @@ def _towards(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray, t: np.
     "From each value (n,) to the next, beginning at `starts` and taking `lengths` seconds (n,)"
     path = np.full(len(t), values[0])
     for step, start, length in zip(np.diff(values), starts[1:], lengths[1:], strict=True):
-        path += step * _smooth((t - start) / length)
+        path += step * smooth_step((t - start) / length)
     return path
 
 
@@ -103,27 +88,27 @@ def _reflect(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _sung(rng: np.random.Generator, kind: Kind, segments: np.ndarray, t: np.ndarray) -> np.ndarray:
     "MIDI (K,) of a melody"
-    n, middle = len(segments), _draw(rng, kind.pitch)
+    n, middle = len(segments), draw(rng, kind.pitch)
     steps = rng.normal(0, rng.choice((1.5, 3.0, 6.0)), n)
     notes = _reflect(middle + np.cumsum(steps), middle - kind.reach, middle + kind.reach)
     lengths = np.diff(segments, axis=1)[:, 0]
     glides = np.where(rng.random(n) < 0.3, lengths * rng.uniform(0.4, 0.95, n), rng.uniform(0.015, 0.12, n))
     pitch = _towards(notes, segments[:, 0] - 0.5 * np.minimum(glides, 0.1), glides, t)
     since = t - segments[np.maximum(np.searchsorted(segments[:, 0], t) - 1, 0), 0]
-    depth = _draw(rng, (0, kind.vibrato)) * (rng.random() < 0.7)
-    rate = _draw(rng, (3.5, 7.5)) * t + 0.3 * _wander(rng, t, 0.4) + rng.random()
-    pitch += depth * np.clip((since - _draw(rng, (0, 0.2))) / 0.25, 0, 1) * np.sin(2 * np.pi * rate)
+    depth = draw(rng, (0, kind.vibrato)) * (rng.random() < 0.7)
+    rate = draw(rng, (3.5, 7.5)) * t + 0.3 * wander(rng, t, 0.4) + rng.random()
+    pitch += depth * np.clip((since - draw(rng, (0, 0.2))) / 0.25, 0, 1) * np.sin(2 * np.pi * rate)
     scoop = rng.normal(0, 1.0, n) * (rng.random(n) < 0.3)
     return pitch + scoop[np.searchsorted(segments[1:, 0], t)] * np.exp(-np.maximum(since, 0) / 0.06)
 
 
 def _spoken(rng: np.random.Generator, kind: Kind, segments: np.ndarray, t: np.ndarray) -> np.ndarray:
     "MIDI (K,) of a phrase"
-    n, middle = len(segments), _draw(rng, kind.pitch)
-    accents = rng.normal(0, _draw(rng, (0.5, 3.0)), n)
+    n, middle = len(segments), draw(rng, kind.pitch)
+    accents = rng.normal(0, draw(rng, (0.5, 3.0)), n)
     lengths = np.diff(segments, axis=1)[:, 0]
     pitch = _towards(middle + accents, segments[:, 0], np.maximum(0.04, lengths * rng.uniform(0.3, 1.0, n)), t)
-    pitch += _draw(rng, (-2.0, 0.5)) * (t - t[-1] / 2) + _draw(rng, (0, 1.5)) * _wander(rng, t, 0.12)
+    pitch += draw(rng, (-2.0, 0.5)) * (t - t[-1] / 2) + draw(rng, (0, 1.5)) * wander(rng, t, 0.12)
     slopes = rng.normal(0, 8.0, n) * (rng.random(n) < 0.5)  # semitones per second
     inside = np.searchsorted(segments[1:, 0], t)
     return pitch + slopes[inside] * np.clip(t - segments[inside].mean(1), -0.2, 0.2)
@@ -133,9 +118,9 @@ def _creak(rng: np.random.Generator, segments: np.ndarray, t: np.ndarray) -> np.
     "0…1 (K,): how much of the voice creaks"
     creak = np.zeros(len(t))
     if rng.random() < 0.4:
-        for start, end in segments[rng.random(len(segments)) < _draw(rng, (0.1, 0.5))]:
+        for start, end in segments[rng.random(len(segments)) < draw(rng, (0.1, 0.5))]:
             begin = start + (end - start) * rng.choice((0.0, 0.4, 0.7))
-            creak = np.maximum(creak, _smooth((t - begin) / 0.04) * _smooth((end - t) / 0.02))
+            creak = np.maximum(creak, smooth_step((t - begin) / 0.04) * smooth_step((end - t) / 0.02))
     return creak
 
 # %% ../../nbs/pitch/20_teacher.ipynb #b93055e8
@@ -149,29 +134,29 @@ def _contour(
         label = label * (1 - creak) + creak * np.minimum(label, label - 8 + 5 * rng.random())
     else:
         creak, label = np.zeros(len(t)), _sung(rng, kind, segments, t)
-    label = label + _draw(rng, (0, 0.2)) * _wander(rng, t, 0.3)
+    label = label + draw(rng, (0, 0.2)) * wander(rng, t, 0.3)
     label = _reflect(label, LOWEST, HIGHEST)
-    jitter = _draw(rng, (0, 0.08)) * _wander(rng, t, 0.012)
+    jitter = draw(rng, (0, 0.08)) * wander(rng, t, 0.012)
     cycle = 1 / np.maximum(30.0, 440 * 2 ** ((label.mean() - 12 - 69) / 12))
-    return label, label + jitter + creak * _draw(rng, (0.2, 1.5)) * _wander(rng, t, cycle)
+    return label, label + jitter + creak * draw(rng, (0.2, 1.5)) * wander(rng, t, cycle)
 
 # %% ../../nbs/pitch/20_teacher.ipynb #fb4b2b49
 def _vowels(rng: np.random.Generator, segments: np.ndarray, t: np.ndarray) -> np.ndarray:
     "Hz (4, K): formants moving between random vowels"
-    n, throat = len(segments), _draw(rng, (0.85, 1.25))
+    n, throat = len(segments), draw(rng, (0.85, 1.25))
     spans = np.array([(230, 900), (650, 2500), (1900, 3300), (3000, 4300)], float)
     targets = throat * (spans[:, :1] + np.diff(spans) * rng.random((4, n)))
     still = rng.random() < 0.3
-    lengths = np.full(n, _draw(rng, (0.04, 0.15)))
+    lengths = np.full(n, draw(rng, (0.04, 0.15)))
     return np.stack([np.full(len(t), x[0]) if still else _towards(x, segments[:, 0], lengths, t) for x in targets])
 
 
 def _resonance(rng: np.random.Generator, f: np.ndarray, formants: np.ndarray) -> np.ndarray:
     "Amplitude (H, K) that harmonics at f (H, K) Hz get from formants (4, K) Hz"
-    gain = np.full(f.shape, 10 ** (_draw(rng, (-40, -20)) / 20), np.float32)
+    gain = np.full(f.shape, 10 ** (draw(rng, (-40, -20)) / 20), np.float32)
     for i, centre in enumerate(formants.astype(np.float32)):
-        width = (_draw(rng, (40, 120)) + 0.04 * centre).astype(np.float32)
-        gain += 10 ** (-_draw(rng, (0, 9)) * i / 20) / np.sqrt(1 + ((f - centre) / width) ** 2)
+        width = (draw(rng, (40, 120)) + 0.04 * centre).astype(np.float32)
+        gain += 10 ** (-draw(rng, (0, 9)) * i / 20) / np.sqrt(1 + ((f - centre) / width) ** 2)
     return gain
 
 # %% ../../nbs/pitch/20_teacher.ipynb #65ab9f45
@@ -181,23 +166,23 @@ def _levels(
     "Level of each harmonic at the slow control points t, where the pitch is f0 Hz (K,)"
     count = int(np.clip(top / f0.min(), 3, 128))
     h = np.arange(1, count + 1)
-    db = _draw(rng, kind.tilt) * np.log2(h) + rng.normal(0, _draw(rng, (0.5, 4)), count)
-    db[0] += _draw(rng, (-45, -8)) if rng.random() < 0.2 else _draw(rng, (-6, 4))
+    db = draw(rng, kind.tilt) * np.log2(h) + rng.normal(0, draw(rng, (0.5, 4)), count)
+    db[0] += draw(rng, (-45, -8)) if rng.random() < 0.2 else draw(rng, (-6, 4))
     if rng.random() < 0.25:
-        db[1::2] += _draw(rng, (-35, -5))
+        db[1::2] += draw(rng, (-35, -5))
     f = (h[:, None] * f0).astype(np.float32)
     levels = 10 ** (db[:, None].astype(np.float32) / 20) * np.clip((top - f) / (0.1 * top), 0, 1)
     if rng.random() < kind.formants:
         levels *= _resonance(rng, f, _vowels(rng, segments, t))
-    shimmer = np.stack([_wander(rng, t, 0.08) for _ in range(min(count, 12))])
-    levels[: len(shimmer)] *= 10 ** (_draw(rng, (0, 2)) * shimmer / 20)
+    shimmer = np.stack([wander(rng, t, 0.08) for _ in range(min(count, 12))])
+    levels[: len(shimmer)] *= 10 ** (draw(rng, (0, 2)) * shimmer / 20)
     return levels
 
 
 def _decay(rng: np.random.Generator, segments: np.ndarray, t: np.ndarray, count: int) -> np.ndarray:
     "Amplitude (count, K) of struck or plucked notes: high harmonics die sooner"
     since = t - segments[np.maximum(np.searchsorted(segments[:, 0], t) - 1, 0), 0]
-    rate = _draw(rng, (4, 40)) * (1 + _draw(rng, (0, 0.3)) * np.arange(count))  # dB per second
+    rate = draw(rng, (4, 40)) * (1 + draw(rng, (0, 0.3)) * np.arange(count))  # dB per second
     return 10 ** (-rate[:, None] * np.clip(since, 0, 3) / 20)
 
 # %% ../../nbs/pitch/20_teacher.ipynb #390b77b3
@@ -225,7 +210,7 @@ def _harmonics(
 def _hiss(rng: np.random.Generator, n: int, sr: int, slope: Range, low: float = 20.0, high: float = 1e5) -> np.ndarray:
     "float32 (n,), RMS 1: noise falling by `slope` dB per octave between low and high Hz"
     f = np.fft.rfftfreq(n, 1 / sr)[1:].astype(np.float32)
-    shape = (f / 1000) ** np.float32(_draw(rng, slope) / 6.02) / np.sqrt((1 + (low / f) ** 6) * (1 + (f / high) ** 6))
+    shape = (f / 1000) ** np.float32(draw(rng, slope) / 6.02) / np.sqrt((1 + (low / f) ** 6) * (1 + (f / high) ** 6))
     parts = rng.standard_normal((2, len(f)), np.float32) * shape
     noise = np.fft.irfft(np.r_[0, parts[0] + 1j * parts[1]], n)
     return (noise / noise.std()).astype(np.float32)
@@ -236,20 +221,20 @@ def _between(rng: np.random.Generator, segments: np.ndarray, t: np.ndarray) -> n
     loud = np.zeros(len(t))
     for start, end in zip(segments[:-1, 1], segments[1:, 0], strict=True):
         if end - start > 0.02 and rng.random() < 0.6:
-            length = min(end - start, 10 ** _draw(rng, (-2, -0.5)))
+            length = min(end - start, 10 ** draw(rng, (-2, -0.5)))
             begin = start + (end - start - length) * rng.random() - 0.02
-            level = 10 ** (_draw(rng, (-35, 2)) / 20)
+            level = 10 ** (draw(rng, (-35, 2)) / 20)
             edge = rng.choice((0.004, 0.02, 0.05))
-            loud += level * _smooth((t - begin) / edge) * _smooth((begin + length + 0.02 - t) / edge)
+            loud += level * smooth_step((t - begin) / edge) * smooth_step((begin + length + 0.02 - t) / edge)
     return loud
 
 
 def _room(rng: np.random.Generator, x: np.ndarray, sr: int) -> np.ndarray:
     "The same in a small room: decay by 60 dB in 0.08–0.5 s, 3–20 dB below the direct sound"
-    length = _draw(rng, (0.08, 0.5))
+    length = draw(rng, (0.08, 0.5))
     t = np.arange(int(length * sr), dtype=np.float32) / sr
-    response = rng.standard_normal(len(t), np.float32) * 10 ** (-3 * t / length) * (t > _draw(rng, (0.001, 0.01)))
-    response *= 10 ** (_draw(rng, (-20, -3)) / 20) / np.sqrt(np.sum(response**2))
+    response = rng.standard_normal(len(t), np.float32) * 10 ** (-3 * t / length) * (t > draw(rng, (0.001, 0.01)))
+    response *= 10 ** (draw(rng, (-20, -3)) / 20) / np.sqrt(np.sum(response**2))
     response[0] = 1.0
     size = 1 << (len(x) + len(t) - 1).bit_length()
     return np.fft.irfft(np.fft.rfft(x, size) * np.fft.rfft(response, size), size)[: len(x)].astype(np.float32)
@@ -259,11 +244,11 @@ def _microphone(rng: np.random.Generator, x: np.ndarray, sr: int) -> np.ndarray:
     "Some cut lows, some are overdriven; level −45…−3 dB below full scale over a noise floor"
     if rng.random() < 0.2:
         spectrum, f = np.fft.rfft(x), np.fft.rfftfreq(len(x), 1 / sr)
-        x = np.fft.irfft(spectrum / np.sqrt(1 + (_draw(rng, (40, 350)) / np.maximum(f, 1)) ** 4), len(x))
+        x = np.fft.irfft(spectrum / np.sqrt(1 + (draw(rng, (40, 350)) / np.maximum(f, 1)) ** 4), len(x))
     if rng.random() < 0.1:
-        x = np.tanh(x / np.abs(x).max() * _draw(rng, (1, 6)))
-    x = x * 10 ** (_draw(rng, (-45, -3)) / 20) / np.abs(x).max()
-    floor = 10 ** (_draw(rng, (-85, -40)) / 20) * x.std()
+        x = np.tanh(x / np.abs(x).max() * draw(rng, (1, 6)))
+    x = x * 10 ** (draw(rng, (-45, -3)) / 20) / np.abs(x).max()
+    floor = 10 ** (draw(rng, (-85, -40)) / 20) * x.std()
     return (x + floor * _hiss(rng, len(x), sr, (-5, 1))).astype(np.float32)
 
 # %% ../../nbs/pitch/20_teacher.ipynb #57a92c27
@@ -293,13 +278,13 @@ def _voice(rng: np.random.Generator, name: str, t: np.ndarray, sr: int, top: flo
         levels = levels * _decay(rng, segments, t[slow], len(levels))
     aligned = rng.random() < (0.3 if name == "instrument" else 0.75)
     offsets = np.zeros(len(levels)) if aligned else rng.random(len(levels))
-    stretch = 10 ** _draw(rng, (-5, -3)) if struck and rng.random() < 0.5 else 0.0
-    loud = gate * 10 ** (_draw(rng, (0, 8)) * _wander(rng, t, 0.15) / 20)
+    stretch = 10 ** draw(rng, (-5, -3)) if struck and rng.random() < 0.5 else 0.0
+    loud = gate * 10 ** (draw(rng, (0, 8)) * wander(rng, t, 0.15) / 20)
     x = _harmonics(levels, np.cumsum(_rise(f0 / sr, _CONTROL), dtype=np.float64), offsets, stretch)
     x *= _rise(loud, _CONTROL)
     x /= np.sqrt(np.mean(x**2) / max(1e-3, float(np.mean(gate**2))) + 1e-20)
-    x += 10 ** (_draw(rng, kind.breath) / 20) * _hiss(rng, n, sr, (-4, 3), 200) * _rise(loud, _CONTROL)
-    edges = (_draw(rng, (1000, 5000)), 1e5) if rng.random() < 0.6 else (40.0, _draw(rng, (200, 2000)))
+    x += 10 ** (draw(rng, kind.breath) / 20) * _hiss(rng, n, sr, (-4, 3), 200) * _rise(loud, _CONTROL)
+    edges = (draw(rng, (1000, 5000)), 1e5) if rng.random() < 0.6 else (40.0, draw(rng, (200, 2000)))
     return x + _hiss(rng, n, sr, (-3, 3), *edges) * _rise(_between(rng, segments, t), _CONTROL), label, gate
 
 # %% ../../nbs/pitch/20_teacher.ipynb #77865c72
@@ -342,7 +327,7 @@ def _crowd(rng: np.random.Generator, seed: int, index: int, seconds: float, sr: 
     total = np.zeros(int(seconds * sr), np.float32)
     for i in range(int(rng.integers(3, 8))):
         x = render_clip(seed + 7919, 8 * index + i, seconds, sr).audio
-        total += 10 ** (_draw(rng, (-12, 0)) / 20) * x / max(1e-9, x.std())
+        total += 10 ** (draw(rng, (-12, 0)) / 20) * x / max(1e-9, x.std())
     return total
 
 
@@ -350,7 +335,7 @@ def _hum(rng: np.random.Generator, n: int, sr: int) -> np.ndarray:
     "Mains hum with its harmonics"
     t = np.arange(n, dtype=np.float32) / sr
     f = rng.choice((50.0, 60.0)) * (1 + 0.002 * rng.standard_normal())
-    tilt = _draw(rng, (0.5, 2))
+    tilt = draw(rng, (0.5, 2))
     waves = [np.sin(2 * np.pi * (h * f * t + rng.random())) / h**tilt for h in range(1, 13)]
     return np.stack(waves).sum(0).astype(np.float32)
 
@@ -367,11 +352,11 @@ def render_noise(
     if rng.random() < 0.25:
         x = _crowd(rng, seed, index, seconds, sr)
     else:
-        high = 10 ** _draw(rng, (2.7, 4)) if rng.random() < 0.3 else 1e5
+        high = 10 ** draw(rng, (2.7, 4)) if rng.random() < 0.3 else 1e5
         x = _hiss(rng, n, sr, (-7, 1), 20.0, high)
         if rng.random() < 0.15:
-            x += 10 ** (_draw(rng, (-10, 10)) / 20) * _hum(rng, n, sr)
+            x += 10 ** (draw(rng, (-10, 10)) / 20) * _hum(rng, n, sr)
     if rng.random() < 0.3:
         t = np.arange(n) / sr
-        x = x * 10 ** (_draw(rng, (3, 15)) * _wander(rng, t, 10 ** _draw(rng, (-1.3, 0))) / 20)
+        x = x * 10 ** (draw(rng, (3, 15)) * wander(rng, t, 10 ** draw(rng, (-1.3, 0))) / 20)
     return (x / x.std()).astype(np.float32)
