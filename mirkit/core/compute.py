@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import numpy as np
-
 # %% ../../nbs/core/13_compute.ipynb #75f8a236
 A = TypeVar("A")
 B = TypeVar("B")
@@ -73,6 +71,8 @@ def step_seed(
     rank: int = 0,  # process
 ) -> int:  # 63 bits
     "A well-mixed seed for one training step of one process"
+    import numpy as np
+
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
