@@ -6,18 +6,14 @@
 __all__ = ['FORMAT', 'ModelFile', 'read_checkpoint', 'official_config', 'read_model']
 
 # %% ../../nbs/pitch/00_checkpoint.ipynb #2297248d
-import collections
-import io
 import json
-import math
-import pickle
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.checkpoint import plain, read_torch
 from .config import PestoConfig, make_config
 
 # %% ../../nbs/pitch/00_checkpoint.ipynb #1f470b5a
@@ -49,81 +45,12 @@ def _read_ours(path: Path) -> ModelFile:
     return ModelFile(config, weights, json.loads(header.get("about", "{}")), path.stem)
 
 # %% ../../nbs/pitch/00_checkpoint.ipynb #614e66c8
-class _Box:
-    "Stands for a configuration object in a checkpoint; keeps its state, does nothing"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {})
-
-
-def _rebuild_tensor(storage: np.ndarray, offset: int, size: tuple, stride: tuple, *_: Any) -> np.ndarray:
-    "A tensor from its storage; sizes that reach beyond it are refused"
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if min([offset, *size, *stride]) < 0 or (math.prod(size) and last >= len(storage)):
-        raise ValueError(f"a tensor of shape {size} reaches beyond its {len(storage)} numbers")
-    strides = [s * storage.itemsize for s in stride]
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides).copy()
-
-
-_STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8"}
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "defaultdict"): collections.defaultdict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-    **{(m, k.__name__): k for m in ("builtins", "__builtin__") for k in (dict, list, int, float, set, tuple)},
-    ("__builtin__", "long"): int,
-}
-
-# %% ../../nbs/pitch/00_checkpoint.ipynb #2467f43e
-_LARGEST = 1 << 28  # bytes that a checkpoint may unpack to
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, pickled: str):
-        super().__init__(io.BytesIO(archive.read(pickled)))
-        self.archive, self.prefix = archive, pickled.removesuffix("data.pkl")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] in ("omegaconf", "typing"):
-            return _Box
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise ValueError(f"refused to load {module}.{name}: not something a checkpoint needs") from None
-
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        _, dtype, key, _, count = pid
-        return np.frombuffer(self.archive.read(f"{self.prefix}data/{key}"), dtype)[:count]
-
-
-def _plain(value: Any) -> Any:
-    "Boxes to dicts, lists and values"
-    if isinstance(value, _Box):
-        inner = value.__dict__
-        return _plain(inner["_content"] if "_content" in inner else inner.get("_val"))
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-# %% ../../nbs/pitch/00_checkpoint.ipynb #3cf3e318
 def read_checkpoint(path: str | Path) -> dict[str, Any]:  # state_dict, hparams, hcqt_params, …
     "An official checkpoint as plain dicts and arrays. Raises `ValueError` for foreign, damaged or malicious files."
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > _LARGEST:
-                raise ValueError(f"it unpacks to more than {_LARGEST >> 20} MiB")
-            pickled = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-            content = _Unpickler(archive, pickled[0]).load()
-    except ValueError as e:
-        raise ValueError(f"{path}: {e}") from None
-    except Exception as e:  # whatever a damaged or foreign file makes zip and pickle raise
-        raise ValueError(f"{path} is not a PyTorch checkpoint or is damaged ({type(e).__name__}: {e})") from e
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+    content = read_torch(path)
+    if not isinstance(content.get("state_dict"), dict):
         raise ValueError(f"{path} holds no state_dict: not a PESTO checkpoint")
-    return {k: _plain(v) if k != "state_dict" else v for k, v in content.items() if k in _PARTS}
+    return {k: plain(v) if k != "state_dict" else v for k, v in content.items() if k in _PARTS}
 
 
 _PARTS = ("state_dict", "hparams", "hcqt_params", "epoch", "global_step")
