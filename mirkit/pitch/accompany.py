@@ -7,18 +7,16 @@ __all__ = ['MELODIES', 'SOUNDFONTS', 'PROGRAMS', 'accompaniment', 'render_accomp
 
 # %% ../../nbs/pitch/23_accompany.ipynb #eb9da5a0
 import random
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.audio import load, save_audio
+from ..core.audio import save_audio
 from ..core.cache import content_hash
 from ..core.compute import map_threads
+from ..core.midi import drum_track, find_soundfont, synthesise
 from ..core.settings import load_settings
 from ..core.tracks import Track
 
@@ -77,35 +75,13 @@ def accompaniment(
             for note in instrument.notes:
                 note.pitch = min(108, max(24, note.pitch + move))
     if rng.random() < 0.7:
-        song.instruments.append(_drums(song, rng))
+        song.instruments.append(drum_track(song.get_beats(), rng))
     return song
-
-
-def _drums(song: Any, rng: random.Random) -> Any:
-    "A pattern of two bars of eighths on the song's beats, over and over"
-    import pretty_midi
-
-    kit = pretty_midi.Instrument(rng.choice((0, 8, 16, 25)), is_drum=True, name="DRUMS")
-    density = {36: 0.3, 38: 0.2, 42: 0.6, 46: 0.1, 49: 0.05, 75: 0.1}
-    pattern = {drum: [rng.random() < p for _ in range(16)] for drum, p in density.items()}
-    beats = song.get_beats()
-    times = np.sort(np.r_[beats, (beats[:-1] + beats[1:]) / 2]) if len(beats) > 1 else beats
-    for i, time in enumerate(times):
-        for drum, hits in pattern.items():
-            if hits[i % 16]:
-                kit.notes.append(pretty_midi.Note(rng.randint(50, 110), drum, float(time), float(time) + 0.1))
-    return kit
 
 # %% ../../nbs/pitch/23_accompany.ipynb #4be61d91
 def _soundfont(path: str = "") -> Path:
-    "A soundfont and the program to play it. Raises `FileNotFoundError` saying what to install."
-    found = [Path(p) for p in ((path,) if path else SOUNDFONTS) if Path(p).is_file()]
-    if not found or shutil.which("fluidsynth") is None:
-        raise FileNotFoundError(
-            f"rendering needs the program fluidsynth and a soundfont ({path or SOUNDFONTS[0]}): "
-            "apt-get install fluidsynth fluid-soundfont-gm"
-        )
-    return found[0]
+    "The soundfont of that path, or the first of SOUNDFONTS that is there. Raises `FileNotFoundError` saying what to install."
+    return find_soundfont(path or next((p for p in SOUNDFONTS if Path(p).is_file()), SOUNDFONTS[0]))
 
 
 def render_accompaniment(
@@ -146,11 +122,5 @@ def _render(path: Path, out: Path, font: Path, seconds: float, seed: int, sr: in
         for note in instrument.notes:
             note.start, note.end = note.start - middle, note.end - middle
         instrument.control_changes, instrument.pitch_bends = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        mid, wav = Path(folder, "x.mid"), Path(folder, "x.wav")
-        song.write(str(mid))
-        command = ["fluidsynth", "-ni", "-q", "-g", "0.5", "-r", str(sr), "-F", str(wav), str(font), str(mid)]
-        subprocess.run(command, check=True, capture_output=True)
-        x = load(wav)[0][: int(seconds * sr)]
-        save_audio(out, x, sr)
+    save_audio(out, synthesise(song, font, sr)[: int(seconds * sr)], sr)
     return out
