@@ -345,6 +345,11 @@ def write_jams(estimate: KeyEstimate, path: str | Path | None = None) -> "jams.J
     return jam
 
 # %% ../../nbs/key/11_result.ipynb #c2e4056a
+def _shade(profile: np.ndarray) -> np.ndarray:
+    "Probabilities as darkness 0..1: the likeliest is dark, unless all are small"
+    return np.asarray(profile, float) / max(float(np.max(profile)), 0.3)
+
+
 def _sector(turn: float, inner: float, outer: float) -> str:
     "SVG path of a twelfth of a ring, `turn` twelfths clockwise from the top"
     edges = 2 * np.pi * (turn + np.array([-0.5, 0.5])) / 12
@@ -359,11 +364,11 @@ def circle_svg(
     size: int = 220,  # pixels
 ) -> str:
     "A key profile on the circle of fifths: the darker, the likelier"
-    shade = np.asarray(profile, float) / max(float(np.max(profile)), 1e-9)
+    shade = _shade(profile)
     parts, frame = [], ""
     for k, value in enumerate(shade):
         turn = 7 * (k if k < 12 else relative(k)) % 12
-        inner, outer = (68, 98) if k < 12 else (36, 66)
+        inner, outer = (70, 99) if k < 12 else (38, 69)
         path, angle, middle = _sector(turn, inner, outer), 2 * np.pi * turn / 12, (inner + outer) / 2
         name = KEYS[k].split()[0] + "m" * (k >= 12)
         parts.append(
@@ -371,7 +376,7 @@ def circle_svg(
         )
         parts.append(
             f'<text x="{middle * np.sin(angle):.1f}" y="{4 - middle * np.cos(angle):.1f}" text-anchor="middle" '
-            f'font-size="11" fill="{"#fff" if value > 0.5 else "#222"}">{name}</text>'
+            f'font-size="{11 if k < 12 else 9}" fill="{"#fff" if value > 0.5 else "#222"}">{name}</text>'
         )
         frame += f'<path d="{path}" fill="none" stroke="#000" stroke-width="1.5"/>' if k == chosen else ""
     style = "font-family:system-ui,sans-serif;flex:none"
@@ -446,7 +451,7 @@ def _circle(estimate: KeyEstimate) -> list[Any]:
     "plotly traces of the whole profile on the circle of fifths"
     import plotly.graph_objects as go
 
-    shade = estimate.canonical / max(float(estimate.canonical.max()), 1e-9)
+    shade = _shade(estimate.canonical)
     traces: list[Any] = []
     for ring in range(estimate.n_out // 12):
         ks = [k for k in CIRCLE_OF_FIFTHS if k // 12 == ring]
