@@ -9,7 +9,6 @@ __all__ = ['bank_kernels', 'halving_filter', 'VQTPlan', 'vqt_plan', 'VQTStream',
 
 # %% ../../nbs/key/01_vqt.ipynb #c5fb9918
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,12 +37,12 @@ def bank_kernels(
     return out
 
 
-@functools.cache
 def halving_filter() -> np.ndarray:  # float32 (256,)
-    "The low-pass filter before every second sample is dropped: half the band, 256 taps"
-    from scipy.signal import firwin2
-
-    return firwin2(256, [0, 0.5 / 1.001, 0.5 * 1.001, 1], [1, 1, 0, 0]).astype(np.float32)
+    "The low-pass filter before every second sample is dropped: scipy's firwin2(256, [0, .5/1.001, .5·1.001, 1], [1, 1, 0, 0])"
+    x = np.linspace(0, 1, 257)
+    gain = np.interp(x, [0, 0.5 / 1.001, 0.5 * 1.001, 1], [1, 1, 0, 0])
+    taps = np.fft.irfft(gain * np.exp(-255 / 2 * 1j * np.pi * x))[:256]
+    return (taps * np.hamming(256)).astype(np.float32)
 
 # %% ../../nbs/key/01_vqt.ipynb #18a03c8d
 @dataclass(frozen=True)
