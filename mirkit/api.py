@@ -15,8 +15,9 @@ from typing import Any
 
 from .core.checks import check_range
 from .core.files import check_writable
+from .core.jobs import is_finished
 from .lab.batch import Outcome, map_files
-from .pitch.files import TrackOptions, is_finished, make_tracker, plan_files, track_file
+from .pitch.files import TrackOptions, make_tracker, plan_files, track_file
 
 # %% ../nbs/80_api.ipynb #d7ab01a3
 def track_files(

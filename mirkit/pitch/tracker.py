@@ -18,14 +18,14 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from ..core.arrays import array_namespace, to_numpy
-from ..core.audio import audio_info, resample, stream_audio
+from ..core.audio import as_samples, audio_info, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.results import PitchTrack
 from ..core.settings import resolve_device
 from ..core.units import midi_to_hz
 from .checkpoint import ModelFile, read_model
 from .config import PestoConfig, sizes
-from .decode import REDUCTIONS, ViterbiPath, local_average, median_smooth, reduce_pitch
+from .decode import REDUCTIONS, local_average, median_smooth, pitch_path, reduce_pitch
 from .engine import Network, answer, has_official_head, make_network, network_like, official_confidence
 from .front import front_plan, hop_samples, working_rate
 from .views import context_reach, foreground
@@ -131,7 +131,7 @@ class PitchTracker:
         activations: bool = False,  # keep the (T, n) distributions
     ) -> Any:  # PitchTrack, or PitchTracks for a batch
         "Track the pitch. Raises `ValueError` for audio that is empty, not finite or of a wrong shape, and impossible rates."
-        x = _samples(audio, sr)
+        x = as_samples(audio, sr)
         if x.ndim == 2:
             return PitchTracks([self(row, sr, activations) for row in x])
         if self.compat:
@@ -244,7 +244,7 @@ class _Path:
 
     def __init__(self, tracker: PitchTracker):
         self.b, self.reduction = tracker.config.bins_per_semitone, tracker.reduction
-        self.path = ViterbiPath(sizes(tracker.config).n_out, self.b)
+        self.path = pitch_path(sizes(tracker.config).n_out, self.b)
         self.waiting = np.zeros((0, sizes(tracker.config).n_out), np.float32)
 
     def push(self, y: np.ndarray) -> np.ndarray:  # (T, n) -> pitch (t,) of the frames now decided
@@ -275,24 +275,6 @@ def _plan(config: PestoConfig, sr: int, hop: int, device: str) -> FoldPlan:
 def _as_file(model: Any) -> ModelFile:
     "A PestoModel's configuration and weights"
     return ModelFile(model.config, {k: to_numpy(v).astype(np.float32) for k, v in model.state_dict().items()})
-
-# %% ../../nbs/pitch/11_tracker.ipynb #f25f5e8e
-def _samples(audio: Any, sr: Any) -> np.ndarray:
-    "Float32 samples (N,) or (B, N), or a `ValueError` that says what is wrong with them"
-    check_range("sr", sr, 1, 768_000)
-    x = audio.detach().cpu().numpy() if hasattr(audio, "detach") else np.asarray(audio)
-    if x.dtype.kind not in "fiu":
-        raise ValueError(f"audio has dtype {x.dtype}; it must be numbers")
-    if x.dtype.kind in "iu":  # full scale is 1
-        x = (x - (128.0 if x.dtype == np.uint8 else 0.0)) / -float(
-            np.iinfo(np.int8 if x.dtype == np.uint8 else x.dtype).min or -1
-        )
-    if x.ndim not in (1, 2) or x.size == 0:
-        shapes = "(samples,) or (batch, samples) with at least one sample"
-        raise ValueError(f"audio has shape {x.shape}; it must be {shapes}; average the channels of stereo")
-    if not np.isfinite(x).all():
-        raise ValueError(f"audio has {np.count_nonzero(~np.isfinite(x))} NaN or infinite samples out of {x.size}")
-    return np.ascontiguousarray(x, np.float32)
 
 # %% ../../nbs/pitch/11_tracker.ipynb #84798cbb
 def _official_frames(tracker: PitchTracker, x: np.ndarray, sr: int) -> np.ndarray:
