@@ -36,11 +36,14 @@ from mirkit.key.vqt import (
 class KeyModel(Protocol):
     "A key model as the estimator uses it"
 
-    name: str
-    kind: str  # "stone12", "stone24", "skey" or "key-24"
-    n_out: int  # 12: key signatures, 24: keys
-    about: dict[str, Any]  # what is known about its training
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...  # "stone12", "stone24", "skey" or "key-24"
+    @property
+    def n_out(self) -> int: ...  # 12: key signatures, 24: keys
+    @property
+    def about(self) -> dict[str, Any]: ...  # what is known about its training
     @property
     def order(self) -> np.ndarray: ...  # canonical index of each output (n_out,)
     @property
@@ -79,7 +82,14 @@ def published_order(
     return np.concatenate(((i + 9) % 12, 12 + (i + 11) % 12))
 
 # %% ../../nbs/key/03_model.ipynb #46ea4be0
-FRONT = {"sr": 22050, "hop_length": 512, "fmin": 27.5, "n_bins": 99, "bins_per_octave": 12, "harmonics": (1,)}
+FRONT: dict[str, Any] = {
+    "sr": 22050,
+    "hop_length": 512,
+    "fmin": 27.5,
+    "n_bins": 99,
+    "bins_per_octave": 12,
+    "harmonics": (1,),
+}
 
 
 class StoneModel:
@@ -218,7 +228,7 @@ def _network(state: dict[str, np.ndarray], config: Any) -> Any:
 def _official_config(gin: dict[str, Any], rows: int, state: dict[str, np.ndarray]) -> Any:
     from mirkit.key.chromanet import ChromaNetConfig
 
-    asked = {
+    asked: dict[str, Any] = {
         "n_bins": gin.get("Stone.n_bins"),
         "channels": gin.get("Stone.out_channels"),
         "kernels": gin.get("Stone.kernels"),
@@ -303,7 +313,9 @@ def _read_ours(path: Path, header: dict[str, str], weights: dict[str, np.ndarray
     from mirkit.key.chromanet import ChromaNetConfig
 
     try:
-        config = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()}
+        config: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(header["config"]).items()
+        }
         state = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in weights.items()}
         net = _network(state, ChromaNetConfig(**config))
         front, order, temperature, about = (json.loads(header[k]) for k in ("front", "order", "temperature", "about"))
