@@ -392,9 +392,9 @@ def load_keys(
         check_choice("splits", split, ("train", "val", "test"))
     if "+" in name and not Path(name).expanduser().exists():
         return _joined(name, [load_keys(part.strip(), root, splits, **options) for part in name.split("+")])
-    if options and name not in RENDERED:
+    if options and name not in (made := ("progressions", *RENDERED)):
         raise ValueError(
-            f"{', '.join(options)}: only rendered corpora have such options, and {name!r} is none of {', '.join(RENDERED)}"
+            f"{', '.join(options)}: only {', '.join(made)} have such options, and {name!r} is none of them"
         )
     tracks, note = _find(name, root, splits, options)
     kept = tuple(t for t in tracks if not splits or t.split in splits)
