@@ -95,12 +95,12 @@ def stone24_loss(
     p: Tensor,  # (3B, 24); for a supervised batch the first third is what the label says, see `label_rows`
     steps: Tensor,  # (B,) as in `key_loss`
     omega: int = 7,  # 1 or 7
-    mode_weight: float = 1.5,
+    weights: tuple[float, ...] = (1.0, 1.0),  # of signature and mode; a third one is not used
 ) -> dict[str, Tensor]:
     "Loss and terms of the 24-key model, self-supervised or supervised"
     profile, m = split_modes(p)
     terms = stone12_loss(profile, steps, omega) | {"mode": mode_loss(m)}
-    return terms | {"loss": terms["loss"] + mode_weight * terms["mode"]}
+    return terms | {"loss": weights[0] * terms["loss"] + 1.5 * weights[1] * terms["mode"]}
 
 # %% ../../nbs/key/04_cpsd.ipynb #0adaa9dc
 def label_rows(

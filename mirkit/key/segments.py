@@ -168,16 +168,17 @@ class SegmentSet:
                 raise ValueError(f"mode = {mode!r}: no {what} of at least {seconds:g} s among the {len(tracks)} given")
         self.failed: set[str] = set()  # ids of tracks that were warned about
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rank: int = 0, processes: int = 1) -> Batch:
         "Segments of `size` tracks; `AudioError` when several files in a row cannot be read"
-        audio, keys, names = zip(*(self.item(step, i) for i in range(self.size)), strict=True)
+        mine = range(rank, self.size * processes, processes)
+        audio, keys, names = zip(*(self.item(step, i, self.size * processes) for i in mine), strict=True)
         return Batch(np.stack(audio), np.array(keys, np.int64), names)
 
-    def item(self, step: int, index: int) -> tuple[np.ndarray, int, str]:
-        "Segments (N, S) of one track, its key (−1: unknown) and its id"
+    def item(self, step: int, index: int, of: int) -> tuple[np.ndarray, int, str]:
+        "Segments (N, S) of one track of a step's `of` tracks, its key (−1: unknown) and its id"
         kind, problem = kind_at(self.mode, step), ""
         for attempt in range(ATTEMPTS):
-            track, length = self.choose(kind, step, index, attempt)
+            track, length = self.choose(kind, step, index, of, attempt)
             rng = np.random.default_rng((self.seed, 2, step, index, attempt))
             starts = cut(length, self.seconds, 1 if kind == "supervised" else 2, rng)
             try:
@@ -190,13 +191,13 @@ class SegmentSet:
                     warnings.warn(f"track {track.id!r} is replaced by another: {e}", AudioWarning, stacklevel=2)
         raise AudioError(f"{ATTEMPTS} tracks in a row cannot be read; is the disk still there? The last: {problem}")
 
-    def choose(self, kind: str, step: int, index: int, attempt: int = 0) -> tuple[Any, float]:
+    def choose(self, kind: str, step: int, index: int, of: int, attempt: int = 0) -> tuple[Any, float]:
         "Track of an item and its usable length in s; any other one for later attempts"
         pool = self.pools[kind]
         if attempt:
             return pool[int(np.random.default_rng((self.seed, 3, step, index, attempt)).integers(len(pool)))]
         turn = step // 2 if self.mode == "mixed" else step  # both kinds of batches go round on their own
-        lap, place = divmod(turn * self.size + index, len(pool))
+        lap, place = divmod(turn * of + index, len(pool))
         return pool[_shuffled(len(pool), self.seed, lap, KINDS.index(kind))[place]]
 
 # %% ../../nbs/key/08_segments.ipynb #7820a53e
@@ -206,11 +207,10 @@ class Ahead:
     def __init__(
         self,
         read: Callable[[int], Any],  # a pure function of the step
-        stride: int = 1,  # from one step of this process to its next
         ahead: int = 3,  # steps in flight
         threads: int = 2,  # 0: read when asked
     ):
-        self.read, self.stride, self.ahead = read, stride, ahead if threads else 0
+        self.read, self.ahead = read, ahead if threads else 0
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="segments") if threads else None
         self.coming: dict[int, Future[Any]] = {}
 
@@ -218,7 +218,7 @@ class Ahead:
         "What `read(step)` returns, or the exception that it raised"
         if self.pool is None:
             return self.read(step)
-        wanted = range(step, step + self.stride * (self.ahead + 1), self.stride)
+        wanted = range(step, step + self.ahead + 1)
         for old in set(self.coming) - set(wanted):
             self.coming.pop(old).cancel()
         for new in wanted:
