@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ..core.audio import resample, save_audio
 from ..core.cache import cache_key, content_hash
 from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads
-from ..core.files import write_file
+from ..core.files import DRAFT, write_file
 from ..core.midi import drum_track, find_soundfont, synthesise
 from ..core.settings import load_settings, shared_path
 from ..core.tracks import DatasetNotFound
@@ -424,14 +425,23 @@ class _Job:
         return f"{self.piece.id}.v{self.variant}{self.variation.move:+d}"
 
 
+def _home(corpus: str) -> Path:
+    "The folder of a corpus, without what killed processes left there more than a day ago"
+    home = load_settings().cache_path / "rendered" / corpus
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(f"{DRAFT}*"):
+        if time.time() - left.stat().st_mtime > 86400:
+            left.unlink(missing_ok=True)
+    return home
+
+
 def _jobs(
     corpus: str, pieces: Sequence[Piece], fonts: Sequence[str], variants: int, seed: int, balance: bool, **how: float
 ) -> list[_Job]:
     "What is to be there, and under which names"
     sizes = {font: find_soundfont(font).stat().st_size for font in fonts}  # fails now, not after an hour
     moves = balanced_moves(corpus, pieces, variants, seed) if balance else {}
-    home, jobs = load_settings().cache_path / "rendered" / corpus, []
-    home.mkdir(parents=True, exist_ok=True)
+    home, jobs = _home(corpus), []
     for piece in pieces:
         score = content_hash(piece.midi)
         for i in range(variants):
