@@ -6,15 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mirkit.api import track_files
+    from mirkit.api import key_files, track_files
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
+    from mirkit.key.estimator import KeyEstimator, estimate_key
+    from mirkit.key.result import KeyEstimate
     from mirkit.pitch.tracker import PitchTracker, track_pitch
 
 # What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
 # so that `import mirkit` costs nothing.
 _HOMES = {
+    "KeyEstimate": "mirkit.key.result",
+    "KeyEstimator": "mirkit.key.estimator",
+    "estimate_key": "mirkit.key.estimator",
+    "key_files": "mirkit.api",
     "load": "mirkit.core.audio",
     "load_dataset": "mirkit.core.tracks",
     "PitchTrack": "mirkit.core.results",
@@ -22,7 +28,18 @@ _HOMES = {
     "track_files": "mirkit.api",
     "track_pitch": "mirkit.pitch.tracker",
 }
-__all__ = ["PitchTrack", "PitchTracker", "load", "load_dataset", "track_files", "track_pitch"]
+__all__ = [
+    "KeyEstimate",
+    "KeyEstimator",
+    "PitchTrack",
+    "PitchTracker",
+    "estimate_key",
+    "key_files",
+    "load",
+    "load_dataset",
+    "track_files",
+    "track_pitch",
+]
 
 
 def __getattr__(name: str) -> Any:

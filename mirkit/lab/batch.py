@@ -217,6 +217,7 @@ def map_files(
     progress: bool | str = True,  # show a bar; a text says what it counts
     on_error: str = "collect",  # or "raise": end everything at the first failure
     done: Callable[[Any], bool] | None = None,  # whether an item needs nothing any more
+    tell: Callable[[Outcome], Any] | None = None,  # called in this process with each outcome as it comes
 ) -> list[Outcome]:  # one for each item, in their order
     "Apply a function to many items, whatever becomes of single ones. Raises `ValueError` for arguments that cannot work."
     check_choice("on_error", on_error, ("collect", "raise"))
@@ -230,6 +231,8 @@ def map_files(
         for k, found in stream:
             outcome = outcomes[todo[k]] = found or Outcome(items[todo[k]], "failed", error=_KILLED)
             count(outcome)
+            if tell is not None:
+                tell(outcome)
             if outcome.status == "failed" and on_error == "raise":
                 raise outcome.exception or RuntimeError(f"{outcome.item}: {outcome.error}")
     return [outcomes.get(i) or Outcome(item, "failed", error=_KILLED) for i, item in enumerate(items)]
