@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..core.checkpoint import read_torch
 from ..core.checks import check_choice, check_range
+from ..core.compute import one_thread_per_operation
 from ..core.files import replacing
 from mirkit.key.vqt import (
     VQTPlan,
@@ -155,10 +157,10 @@ class StoneModel:
         self,
         x: np.ndarray,  # scaled (B, H, n_bins of the network, T)
     ) -> np.ndarray:  # (B, n_out)
-        "The network alone"
+        "The network alone; on a processor with one thread, as windows are small"
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), one_thread_per_operation() if self.device == "cpu" else nullcontext():
             return self.net.profiles(torch.from_numpy(np.ascontiguousarray(x)).to(self.device)).cpu().numpy()
 
     def _stacked(self, d: Any) -> Any:  # (B, H, n_bins, T)
@@ -207,7 +209,7 @@ def official_kind(
     if len(weights) == 3:
         return "skey"
     raise ValueError(
-        "it does not say whether it is a stone24 or an S-KEY model: name it, kind='stone24' or kind='skey'"
+        "it does not say whether it is a stone24 or an S-KEY model: load_key_model(path, kind='stone24' or kind='skey')"
     )
 
 # %% ../../nbs/key/03_model.ipynb #b2fa1979

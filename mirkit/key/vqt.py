@@ -9,6 +9,7 @@ __all__ = ['bank_kernels', 'halving_filter', 'VQTPlan', 'vqt_plan', 'VQTStream',
 
 # %% ../../nbs/key/01_vqt.ipynb #c5fb9918
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -223,11 +224,24 @@ def log_vqt_frames(
         total += len(chunk)
         while total > _BLOCK:
             joined = np.concatenate(held)
-            yield decibels(stream.push(joined[None, :_BLOCK]))[0]
+            yield _alone(stream, joined[None, :_BLOCK], False)
             held, total = [joined[_BLOCK:]], total - _BLOCK
     if not stream.framers[0].begun and not total:
         raise ValueError("audio has no samples")
-    yield decibels(stream.push(np.concatenate(held)[None], True))[0]
+    yield _alone(stream, np.concatenate(held)[None], True)
+
+
+@functools.cache
+def _pools() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _alone(stream: VQTStream, x: np.ndarray, last: bool) -> np.ndarray:
+    "Decibels of one signal with one thread: these products are too small for more, which would only wait for each other"
+    with _pools().limit(limits=1):
+        return decibels(stream.push(x, last))[0]
 
 # %% ../../nbs/key/01_vqt.ipynb #a626e536
 def scaled(
