@@ -1,0 +1,195 @@
+"""Training a key model from outside: what a run leaves behind, what stops it, and how it goes on after a kill"""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from mirkit.core.audio import save_audio
+from mirkit.key.progressions import render_progression
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "nbs" / "train_stone.ipynb"
+CELLS = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
+CHECKED, TRAINED = "settings_now = {", "curves = ["  # the cells before which play may stop
+
+TINY = {"channels": [2, 2, 4, 4, 4, 4, 3], "kernels": [3] * 7}
+GIVEN = {"config": TINY, "batch_size": 3, "seconds": 3.0, "steps": 4, "steps_per_epoch": 2, "device": "cpu", "seed": 0}
+TRACKS = [("C major", "train"), ("Am", "train"), ("F# minor", "train"), ("Eb", "train"), ("-1", "train")]
+TRACKS += [("G:maj", "val"), ("D minor", "val"), ("Bb major", "test"), ("8A", "test")]
+
+
+def play(until: str = "", **params):
+    "Run the notebook's cells in this process, up to the first that contains `until`; its variables"
+    space: dict = {"__name__": "notebook"}
+    for i, cell in enumerate(CELLS):
+        if until and until in cell:
+            break
+        exec(compile(cell, f"cell {i}", "exec"), space)
+        space |= params if i == 0 else {}
+    return space
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    "Reports in a folder of this module; same bits are asked for on CPUs only"
+    place = tmp_path_factory.mktemp("train_stone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIRKIT_DEVICE", "cpu")
+        patch.setenv("MIRKIT_REPORTS_PATH", str(place / "reports"))
+        yield place
+
+
+@pytest.fixture(scope="module")
+def table(place) -> Path:
+    "Nine tracks of 7 s, one of them of unknown key"
+    rows = ["audio,key,split"]
+    for i, (key, split) in enumerate(TRACKS):
+        degrees = "I-IV-V-I" if i % 2 == 0 else "i-iv-V-i"
+        x = render_progression((5 * i) % 12 + 12 * (i % 2), degrees, seed=i, seconds=7.0)
+        save_audio(place / f"{i}.flac", x, 22050)
+        rows.append(f"{i}.flac,{'' if key == '-1' else key},{split}")
+    (place / "table.csv").write_text("\n".join(rows) + "\n")
+    return place / "table.csv"
+
+
+def strict_json(path: Path) -> dict:
+    "JSON as other programs read it: without NaN"
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path}: {word} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    "history.csv without the clock"
+    with open(folder / "history.csv", newline="") as f:
+        return [{k: float(v) for k, v in row.items() if k != "seconds" and v} for row in csv.DictReader(f)]
+
+
+@pytest.fixture(scope="module")
+def labelled(table):
+    "A whole run with labels"
+    more = {"variant": "stone24", "mode": "mixed", "transpose": "official", "logger": "tensorboard"}
+    return play(data=str(table), run_id="labelled", **GIVEN | more)
+
+
+def test_a_run_with_labels_leaves_everything_behind(labelled):
+    folder = labelled["folder"]
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "tensorboard" not in str(p)}
+    checkpoints = {f"checkpoints/{f}" for f in ("model.safetensors", "model.pt", "README.md", "last.ckpt", "best.ckpt")}
+    assert files == checkpoints | {"report.html", "metrics.json", "config.json", "history.csv"}
+    assert list((folder / "tensorboard").glob("events*"))
+    rows = history(folder)
+    assert [row["step"] for row in rows] == [2, 4]
+    assert {"train/loss", "train/position", "loss", "length", "entropy", "agreement on major"} <= rows[-1].keys()
+    metrics = strict_json(folder / "metrics.json")
+    assert metrics["steps"] == 4 and metrics["named"] and {"MIREX", "KSEA_low", "accuracy"} <= metrics.keys()
+    settings = strict_json(folder / "config.json")["settings"]
+    assert settings["config"]["mode"] == "mixed" and settings["tracks"] == {"train": 5, "val": 2, "test": 2}
+
+
+def test_both_model_files_hold_the_same_model(labelled):
+    from mirkit.key.model import load_key_model, published_order
+
+    where = labelled["folder"] / "checkpoints"
+    ours, theirs = (load_key_model(where / f"model.{suffix}") for suffix in ("safetensors", "pt"))
+    assert ours.kind == theirs.kind == "stone24" and np.array_equal(ours.order, published_order("stone24"))
+    assert ours.about["agreement"].keys() == {"major", "minor"} and ours.about["circle"] == 7
+    picture = np.random.default_rng(0).normal(-20, 5, (1, 99, 200)).astype(np.float32)
+    assert np.array_equal(ours.profiles(picture), theirs.profiles(picture))
+
+
+def test_report_needs_no_network(labelled):
+    page = (labelled["folder"] / "report.html").read_text(encoding="utf-8")
+    assert "stone24 on" in page and "On 2 tracks that it has not heard" in page
+    assert not re.search(r'<(script|link|img)[^>]+(src|href)="http', page)
+
+
+def test_without_agreement_there_are_no_names_and_no_model_file(table):
+    "Four steps teach nothing: the outputs cannot be named, and the run says so instead of inventing"
+    run = play(data=str(table), variant="stone12", circle=1, run_id="nameless", **GIVEN)
+    assert not (run["folder"] / "checkpoints" / "model.safetensors").exists()
+    assert (run["folder"] / "checkpoints" / "model.pt").exists() and not strict_json(run["folder"] / "metrics.json")[
+        "named"
+    ]
+    assert "No names for the outputs" in (run["folder"] / "report.html").read_text(encoding="utf-8")
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_train_stone import GIVEN, TRAINED, play
+from mirkit.key.train import StoneTraining
+steps = StoneTraining.training_step
+def training_step(self, batch):
+    if self.global_step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return steps(self, batch)
+StoneTraining.training_step = training_step
+play(TRAINED, data={table!r}, run_id="killed", **GIVEN)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(table, place):
+    "SIGKILL in the second epoch; the other run reads with more threads"
+    import torch
+
+    code = KILLED.format(tests=str(ROOT / "tests"), table=str(table))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=dict(os.environ))
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert [row["step"] for row in history(place / "reports" / "train_stone" / "killed")] == [2]
+    again = play(TRAINED, data=str(table), run_id="killed", **GIVEN)
+    straight = play(TRAINED, data=str(table), run_id="straight", **GIVEN | {"threads": 3})
+    assert again["result"].resumed_from == 2 and again["result"].steps == straight["result"].steps == 4
+    pairs = zip(again["module"].state_dict().items(), straight["module"].state_dict().items(), strict=True)
+    assert all(name == other and torch.equal(a, b) for (name, a), (other, b) in pairs)
+    assert history(again["folder"]) == history(straight["folder"])
+
+
+MISTAKES = [
+    ({"data": "progresions"}, "did you mean 'progressions'"),
+    ({"variant": "stone"}, "variant = 'stone' is not known"),
+    ({"circle": 5}, "circle = 5 must be 1"),
+    ({"mode": "supervised"}, "labels are learned by variant = 'stone24'"),
+    ({"config": {"learning_rat": 1}}, "did you mean learning_rate?"),
+    ({"steps": 0}, "steps = 0 must be a number ≥ 1"),
+    ({"seconds": 1.0}, "seconds = 1.0 must be a number between 2.94"),
+    ({"seconds": 8.0}, "no tracks of at least 8 s among the 5 given"),
+    ({"compare": ["nothing.pt"]}, "no model file nothing.pt"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), MISTAKES, ids=lambda value: str(value)[:30])
+@pytest.mark.filterwarnings("ignore:.*shorter than")
+def test_wrong_values_are_refused_before_anything_is_made(table, place, given, message):
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        play(CHECKED, **{"data": str(table), "run_id": "refused"} | GIVEN | given)
+    assert message in str(caught.value)
+    assert not (place / "reports" / "train_stone" / "refused").exists()
+
+
+def test_a_label_that_is_no_key_is_named_with_its_line(table, place):
+    (place / "wrong.csv").write_text(table.read_text().replace("F# minor", "H minor"))
+    with pytest.raises(ValueError, match=r"wrong\.csv, line 4: .*'H minor'"):
+        play(CHECKED, data=str(place / "wrong.csv"), **GIVEN)
+
+
+def test_tracks_without_two_segments_are_named(table):
+    with pytest.warns(UserWarning, match="5 tracks are shorter than two segments of 5 s; theirs overlap: 0, 1, 2"):
+        play(CHECKED, data=str(table), run_id="short", **GIVEN | {"seconds": 5.0})
+
+
+def test_run_id_with_other_settings_is_refused(table, labelled):
+    more = {"variant": "stone24", "mode": "mixed", "transpose": "official", "steps": 6}
+    with pytest.raises(ValueError, match="run_id = 'labelled' is a run with other settings .*steps: 4 then, 6 now"):
+        play(TRAINED, data=str(table), run_id="labelled", **GIVEN | more)
