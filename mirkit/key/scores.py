@@ -7,10 +7,11 @@ __all__ = ['WEIGHTS', 'METRICS', 'Answer', 'NO_ANSWER', 'key_score', 'score_tabl
            'Confusion', 'key_confusion', 'tonic_recall', 'Reliability', 'reliability']
 
 # %% ../../nbs/key/13_scores.ipynb #50b8dfed
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..core.checks import check_choice, check_range
 from ..core.score import Interval, bootstrap
@@ -162,8 +163,8 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    confidence: Sequence[float],  # (n,) 0..1
-    right: Sequence[bool],  # (n,)
+    confidence: ArrayLike,  # (n,) 0..1
+    right: ArrayLike,  # (n,)
     bins: int = 10,  # at most; fewer where there are few tracks
 ) -> Reliability:
     "How often answers of a given confidence are right"
