@@ -12,13 +12,16 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.audio import AudioError, AudioWarning, audio_info, load
 from ..core.checks import check_choice, check_range
 from .names import key_name, parse_key
+
+if TYPE_CHECKING:
+    from mirkit.key.data import KeyTrack
 
 # %% ../../nbs/key/08_segments.ipynb #757d4f98
 SR = 22050  # Hz of all the networks in this room
@@ -112,14 +115,14 @@ def _several(names: Sequence[str], most: int = 5) -> str:
 
 # %% ../../nbs/key/08_segments.ipynb #17257ee8
 def usable_seconds(
-    track: Any,  # a `KeyTrack`
+    track: "KeyTrack",
 ) -> float:  # s
     "How much of a track may be used. `AudioError` for a file that cannot be read."
     there = audio_info(track.audio).duration - track.start
     return there if track.duration is None else min(there, track.duration)
 
 
-def _report_short(tracks: Sequence[Any], lengths: list[float], seconds: float, pairs: bool) -> None:
+def _report_short(tracks: Sequence["KeyTrack"], lengths: list[float], seconds: float, pairs: bool) -> None:
     "Warn about short tracks by name"
     none = [t.id for t, n in zip(tracks, lengths, strict=True) if n < seconds]
     some = [t.id for t, n in zip(tracks, lengths, strict=True) if seconds <= n < 2 * seconds]
@@ -150,7 +153,7 @@ class SegmentSet:
 
     def __init__(
         self,
-        tracks: Sequence[Any],  # each a `KeyTrack`: id, audio, key, start and duration
+        tracks: Sequence["KeyTrack"],
         mode: str = "selfsupervised",  # selfsupervised, supervised or mixed
         size: int = 128,  # tracks in a batch
         seconds: float = 15.0,  # length of a segment
@@ -191,7 +194,7 @@ class SegmentSet:
                     warnings.warn(f"track {track.id!r} is replaced by another: {e}", AudioWarning, stacklevel=2)
         raise AudioError(f"{ATTEMPTS} tracks in a row cannot be read; is the disk still there? The last: {problem}")
 
-    def choose(self, kind: str, step: int, index: int, of: int, attempt: int = 0) -> tuple[Any, float]:
+    def choose(self, kind: str, step: int, index: int, of: int, attempt: int = 0) -> tuple["KeyTrack", float]:
         "Track of an item and its usable length in s; any other one for later attempts"
         pool = self.pools[kind]
         if attempt:
