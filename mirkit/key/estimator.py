@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'SHORTEST', 'SILENCE', 'SWITCH', 'OFFICIAL', 'cut_windows', 'mirrored', 'Heard', 'judge', 'tempered',
-           'key_segments', 'KeyEstimator', 'canonical', 'official_estimate', 'official_windows', 'estimate_key']
+           'key_path', 'key_segments', 'KeyEstimator', 'canonical', 'official_estimate', 'official_windows',
+           'estimate_key']
 
 # %% ../../nbs/key/12_estimator.ipynb #77df907d
 import functools
@@ -107,30 +108,57 @@ def tempered(
 SWITCH = 3.0  # nepers: the price of a change of key
 
 
+def key_path(
+    heard: Heard,
+    temperature: float = 1.0,
+) -> np.ndarray:  # (W,) index of the key in each window
+    "The most likely path through the windows"
+    middles = heard.times.mean(1)
+    new = np.diff(middles, prepend=middles[0] - np.ptp(heard.times[0])) / np.ptp(heard.times, axis=1)
+    share = np.clip(new, 0, 1)  # of a window that none before has seen
+    return viterbi_path(tempered(heard.profiles, temperature) ** share[:, None], SWITCH, SWITCH)
+
+# %% ../../nbs/key/12_estimator.ipynb #281e718c
 def key_segments(
     heard: Heard,
     duration: float,  # s
     temperature: float = 1.0,
 ) -> tuple[KeySegment, ...]:  # without gaps, from 0 to `duration`
-    "The most likely path through the windows"
-    n = heard.profiles.shape[1]
-    middles = heard.times.mean(1)
-    new = np.diff(middles, append=2 * middles[-1] - middles[max(0, len(middles) - 2)]) / np.ptp(heard.times, axis=1)
-    share = np.clip(
-        np.where(np.arange(len(new)) == 0, 1, np.roll(new, 1)), 0, 1
-    )  # of a window that none before has seen
-    soft = tempered(heard.profiles, temperature)
-    path = viterbi_path(soft ** share[:, None], SWITCH, SWITCH)
-    cuts = np.flatnonzero(np.diff(path)) + 1
-    bounds = [0.0, *((middles[cuts - 1] + middles[cuts]) / 2), duration]
-    parts = np.split(np.arange(len(path)), cuts)
-    segments = []
-    for part, start, end in zip(parts, bounds[:-1], bounds[1:], strict=True):
-        mean = heard.profiles[part][heard.counts[part]].mean(0)
-        k = int(path[part[0]])
-        sure = float(tempered(mean, temperature)[k])
-        segments.append(KeySegment(float(start), float(end), answer_name(k, n), k, sure))
+    "Stretches in one key, and those without any"
+    path, counting = key_path(heard, temperature), np.flatnonzero(heard.counts)
+    segments, start, first = [], 0.0, 0
+    if heard.times[counting[0], 0] > 0:
+        start = float(heard.times[counting[0], 0])
+        segments.append(KeySegment(0.0, start, None, None, 0.0))
+    for n, i in enumerate(counting.tolist()):
+        end, following = _end(heard.times, path, i, int(counting[n + 1]) if n + 1 < len(counting) else None, duration)
+        if end is None:
+            continue
+        segments.append(_segment(heard, path[i], counting[first : n + 1], start, end, temperature))
+        if following > end:
+            segments.append(KeySegment(end, following, None, None, 0.0))
+        start, first = following, n + 1
     return tuple(segments)
+
+# %% ../../nbs/key/12_estimator.ipynb #2c07fb15
+def _end(
+    times: np.ndarray, path: np.ndarray, i: int, j: int | None, duration: float
+) -> tuple[
+    float | None, float
+]:  # where the segment of window i ends before window j, if it does; where the next begins
+    if j is None:
+        return float(times[i, 1]), duration
+    if times[j, 0] > times[i, 1]:
+        return float(times[i, 1]), float(times[j, 0])
+    middle = float(times[[i, j]].mean())
+    return (middle, middle) if path[i] != path[j] else (None, 0.0)
+
+
+def _segment(
+    heard: Heard, k: int, windows: np.ndarray, start: float, end: float, temperature: float
+) -> KeySegment:  # of these windows
+    sure = float(tempered(heard.profiles[windows].mean(0), temperature)[k])
+    return KeySegment(start, end, answer_name(int(k), heard.profiles.shape[1]), int(k), sure)
 
 # %% ../../nbs/key/12_estimator.ipynb #9a71d704
 class KeyEstimator:
