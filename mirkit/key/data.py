@@ -353,7 +353,7 @@ def _from_mirdata(name: str, root: str | Path | None) -> tuple[list[KeyTrack], s
     return kept, _note(keys, audio)
 
 # %% ../../nbs/key/07_data.ipynb #2bc37bd9
-RENDERED = ("pop909", "wtc", "chorales")
+RENDERED = ("pop909", "wtc", "asap", "chorales")
 KEY_DATASETS = ("progressions", *RENDERED, "maps-key", "bach-violin", *KEY_RECIPES)
 
 

@@ -42,9 +42,9 @@ class TonalConfig:
     octaves: int = 7
     floor: float = -100.0  # dB: what is softer is silence
     span: float = 60.0  # dB below the loudest point of a window that the network sees
-    window: int = 80  # frames of a window in training
+    window: int = 40  # frames of a window: 9.3 s
     widths: tuple[int, int, int] = (15, 25, 13)  # of the convolutions over pitch: bins, semitones, semitones
-    channels: tuple[int, int, int, int] = (24, 24, 32, 32)  # from bins, from semitones, of the circle, of the piece
+    channels: tuple[int, int, int, int] = (24, 24, 40, 32)  # from bins, from semitones, of the circle, of the piece
     registers: tuple[float, ...] = (14.0, 38.0, 62.0)  # middles of bass, tenor and treble, in semitones above fmin
     steps: int = 4  # frames averaged between the first and the second convolution
 
