@@ -23,7 +23,7 @@ import ipywidgets as w
 import numpy as np
 import traitlets
 
-from ..core.audio import load
+from ..core.audio import audio_info, load
 from ..core.checks import check_range
 from ..core.player import encode_ogg
 
@@ -37,6 +37,7 @@ class Sound:
     name: str
     labels: Any = None  # what is known about it
     note: str = ""  # what was done to it
+    path: Path | None = None  # of its file, where it has one
 
 
 def check_sound(
@@ -73,11 +74,13 @@ def sound_of_file(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            audio, sr = load(path, duration=longest + 1)
+            (audio, sr), seconds = load(path, duration=longest), audio_info(path).duration
         except ValueError as e:
             raise ValueError(str(e).replace(str(path), name)) from None
     notes = [str(c.message).replace(str(path), name) for c in caught]
-    return check_sound(Sound(audio, sr, name, note="; ".join(notes)), longest=longest)
+    if seconds > longest:
+        notes.append(f"only the first {longest:g} s of {seconds:.0f} s are used")
+    return check_sound(Sound(audio, sr, name, note="; ".join(notes), path=path), longest=longest)
 
 
 def sound_of_bytes(data: bytes, name: str, longest: float = 120.0) -> Sound:
@@ -85,7 +88,7 @@ def sound_of_bytes(data: bytes, name: str, longest: float = 120.0) -> Sound:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"upload{Path(name).suffix}"
         file.write_bytes(data)
-        return sound_of_file(file, name, longest)
+        return replace(sound_of_file(file, name, longest), path=None)
 
 # %% ../../nbs/lab/07_widgets.ipynb #fbff1a3e
 _SEND = """
@@ -265,7 +268,10 @@ const render = ({ model, el }) => {
     figure = found;
     figure.style.position = "relative";
     figure.append(line);
-    figure.on("plotly_click", (e) => { audio.currentTime = Math.max(0, e.points[0].x); });
+    figure.on("plotly_click", (e) => {  // where the mouse is: a column of a heat map may be seconds wide
+      const x = figure._fullLayout.xaxis, left = figure.getBoundingClientRect().left + x._offset;
+      audio.currentTime = Math.max(0, e.event ? x.p2c(e.event.clientX - left) : e.points[0].x);
+    });
   };
   const draw = () => {
     if (!alive) return;
@@ -289,6 +295,10 @@ const render = ({ model, el }) => {
     audio.onloadedmetadata = () => { if (keep) { audio.currentTime = at; if (playing) audio.play(); } };
   };
   model.on("change:audio", put);
+  const speed = () => { audio.preservesPitch = false; audio.defaultPlaybackRate = audio.playbackRate = model.get("rate"); };
+  model.on("change:rate", speed); speed();
+  const tell = () => { model.set("time", audio.currentTime); model.save_changes(); };
+  audio.onseeked = audio.onpause = tell;
   const room = new ResizeObserver(() => {
     const width = Math.round(el.closest(".mirkit-stage")?.clientWidth || 0);
     if (width && width !== model.get("width")) { model.set("width", width); model.save_changes(); }
@@ -306,6 +316,8 @@ class Player(anywidget.AnyWidget):
     _esm = _PLAYER
     audio = traitlets.Bytes(b"").tag(sync=True)  # Ogg Vorbis
     keep = traitlets.Bool(False).tag(sync=True)  # go on from the same time when the sound changes
+    rate = traitlets.Float(1.0).tag(sync=True)  # of playing; pitch follows, as on a tape: 2^(1/12) is a semitone up
+    time = traitlets.Float(0.0).tag(sync=True)  # s, where the user last went or stopped
     width = traitlets.Int(0).tag(sync=True)  # pixels of the stage, once it is on a page: a figure's width
 
     def play(
