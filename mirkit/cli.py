@@ -78,12 +78,14 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _joined(words: list[str]) -> list[str]:
-    "-p NAME VALUE as one word: argparse would take the value -0.5,0.5 for an option"
-    words, joined = list(words), []
+    "-p NAME VALUE as one word: argparse would take the value -0.5,0.5 for an option; and a recording for the value of --compat"
+    words, joined, is_key = list(words), [], words[:1] == ["key"]
     while words:
         word = words.pop(0)
         if word == "-p" and len(words) > 1 and "=" not in words[0]:
             word = f"-p{words.pop(0)}={words.pop(0)}"
+        if word == "--compat" and is_key and words[:1] != ["official"]:
+            word = "--compat=official"
         joined.append(word)
     return joined
 

@@ -269,7 +269,7 @@ def test_compat_writes_the_originals_results(here, official, capsys):
     Path("in").mkdir()
     sf.write("in/song.wav", chords(22050, 40.0, root=3), 22050)  # A = 220 Hz, three semitones up: C major
     sf.write("in/short.wav", chords(22050, 2.0), 22050)
-    command = ["key", "in", "-m", str(model), "-o", "out", "--compat"]
+    command = ["key", "-m", str(model), "-o", "out", "--compat", "in"]
     assert cli.main([*command, "-e", "wav"]) == 0 and sorted(os.listdir("out")) == ["keys.csv", "results.npz"]
     with np.load("out/results.npz") as f:
         assert f.files == ["song"] and f["song"].shape == () and f["song"] == 22  # STONE's C major
@@ -327,7 +327,7 @@ def test_mistakes_end_at_once_with_status_2(words, message, here, key, model):
 
 
 def test_mistakes_of_usage():
-    for words in (["--overlap", "half", "a.wav"], ["--nosuch"], ["--average", "--over-time"], ["--compat", "madmom"]):
+    for words in (["--overlap", "half", "a.wav"], ["--nosuch"], ["--average", "--over-time"], ["--compat=madmom"]):
         with pytest.raises(SystemExit) as end:
             cli.main(["key", *words])
         assert end.value.code == 2
