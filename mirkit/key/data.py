@@ -404,7 +404,7 @@ def load_keys(
             if splits
             else f"data set {name!r} is empty"
         )
-    return KeyDataset(name, kept, note)
+    return KeyDataset(Path(name).stem if name.endswith(".csv") else name, kept, note)
 
 # %% ../../nbs/key/07_data.ipynb #4394d8a3
 def _find(
