@@ -64,6 +64,7 @@ class StoneConfig:
     # optimisation
     learning_rate: float = 1e-3  # at the beginning
     least_rate: float = 5e-8  # at the end of the cosine
+    warmup_steps: int = 0  # over which the learning rate rises from 0; good for high ones
     weight_decay: float = 0.04  # at the beginning
     most_decay: float = 0.4  # at the end of its cosine
     rate_steps: int = 0  # length of the learning rate's cosine; 0: the run
@@ -105,6 +106,7 @@ RANGES = {
     "most_decay": (0, 10),
     "rate_steps": (0, 1 << 40),
     "decay_steps": (0, 1 << 40),
+    "warmup_steps": (0, 1 << 40),
     "clip_norm": (1e-6, 1e6),
 }
 CHOICES = {
@@ -122,7 +124,7 @@ def check_stone(config: StoneConfig) -> StoneConfig:
     for name, (low, high) in RANGES.items():
         check_range(name, getattr(config, name), low, high)
     check_circle(config.circle)
-    for name in ("batch_size", "rate_steps", "decay_steps", "relative_offset"):
+    for name in ("batch_size", "rate_steps", "decay_steps", "warmup_steps", "relative_offset"):
         if not isinstance(getattr(config, name), int):
             raise ValueError(f"{name} = {getattr(config, name)!r} must be a whole number")
     if config.mode != "selfsupervised" and config.variant != "stone24":
@@ -223,6 +225,7 @@ def cosine(
 def rates(config: StoneConfig, step: int, max_steps: int) -> tuple[float, float]:
     "Learning rate and weight decay of a step of a run"
     rate = cosine(config.learning_rate, config.least_rate, step, config.rate_steps or max_steps)
+    rate *= min(1.0, (step + 1) / max(1, config.warmup_steps))
     return rate, cosine(config.weight_decay, config.most_decay, step, config.decay_steps or max_steps)
 
 
