@@ -202,7 +202,7 @@ def _add_estimating(add: Callable, parser: argparse.ArgumentParser) -> None:
     add(
         "--tta",
         action="store_true",
-        help="average over 16 transpositions: a little better, and 16 times the network's work",
+        help="average over 16 transpositions: 16 times the work of the network",
     )
     text = "share of standing partials below which there is no key; 0: always answer (default: 0.0025)"
     add("--threshold", type=float, metavar="X", help=text)

@@ -168,7 +168,7 @@ class KeyEstimator:
         self,
         model: "KeyModel",
         overlap: float | None = None,  # of windows, 0…0.95; default: 0.5, with compat 0
-        crops: int = 1,  # transpositions to average over, 1…16: a little better, and so many times the network's work
+        crops: int = 1,  # transpositions to average over, 1…16: so many times the work of the network
         threshold: float = TONAL,  # least tonality, 0…1; 0: answer whatever it is
         compat: str | None = None,  # "official": the numbers of the programs stone and skey
     ):
