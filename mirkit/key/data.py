@@ -365,7 +365,9 @@ def _rendered(
     if splits:
         options = {**options, "splits": tuple(splits)}
     tracks = render_corpus(name, root=root, **options)
-    return list(tracks), f"rendered with {options.get('soundfont', 'the default soundfont')}"
+    fonts = options.get("soundfont", "FluidR3")
+    names = [Path(f).stem for f in ([fonts] if isinstance(fonts, str) else fonts)]
+    return list(tracks), f"rendered with {' and '.join(names)}"
 
 
 def _progressions(root: str | Path | None, **options: Any) -> tuple[list[KeyTrack], str]:
