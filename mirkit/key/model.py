@@ -97,8 +97,6 @@ FRONT: dict[str, Any] = {
 class StoneModel:
     "STONE or S-KEY: a variable-Q transform and a ChromaNet"
 
-    window = 646  # frames: 15 s
-
     def __init__(
         self,
         net: Any,  # ChromaNet
@@ -109,6 +107,7 @@ class StoneModel:
         about: dict[str, Any] | None = None,
         name: str = "",
         device: str = "cpu",
+        seconds: float = 15.0,  # length of a window, as in training
     ):
         self.kind, self.name, self.about, self.temperature = kind, name or kind, about or {}, float(temperature)
         self.order = published_order(kind) if order is None else np.asarray(order, np.int64)
@@ -118,7 +117,7 @@ class StoneModel:
         self.front = FRONT | (front or {})
         self.harmonics = tuple(self.front["harmonics"])
         self.plan: VQTPlan = harmonic_plan(**self.front)
-        self.net, self.device = net.eval().to(device), device
+        self.net, self.device, self.seconds = net.eval().to(device), device, float(seconds)
 
     @property
     def sr(self) -> int:  # Hz
@@ -131,6 +130,10 @@ class StoneModel:
     @property
     def least(self) -> int:  # frames
         return self.net.config.least
+
+    @property
+    def window(self) -> int:  # frames
+        return max(self.least, int(self.seconds * self.sr) // self.plan.hop_length + 1)
 
     def frames(self, chunks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         "Decibels (F, n) of audio (n,) float32 at `sr` in pieces of any size"
@@ -172,10 +175,10 @@ class StoneModel:
         self,
         audio: np.ndarray,  # (N,) float32 at `sr`
     ) -> np.ndarray:  # (windows, n_out)
-        "As the official programs: STONE cuts audio into 15 s and drops the rest, S-KEY takes all at once; slowly, by nnAudio's operations"
+        "As the official programs: STONE cuts audio into windows and drops the rest, S-KEY takes all at once; slowly, by nnAudio's operations"
         import torch
 
-        size = 15 * self.sr
+        size = int(self.seconds * self.sr)
         n = len(audio) // size * size
         chunks = audio[None] if self.kind == "skey" or not n else audio[:n].reshape(-1, size)
         x = scaled(self._stacked(reference_log_vqt(torch.from_numpy(np.array(chunks, np.float32)), self.plan)))
@@ -249,7 +252,8 @@ def _read_official(path: Path, kind: str | None, device: str) -> StoneModel:
         raise ValueError(f"{path} is no STONE or S-KEY checkpoint: it has no network under 'stone'")
     gin, rows = gin_values(content.get("gin_info") or ()), len(stone["chromanet.classifier.weight"])
     state = {k.removeprefix("chromanet."): v for k, v in stone.items() if k.startswith("chromanet.")}
-    front = {"sr": int((content.get("audio") or {}).get("sr", FRONT["sr"]))}
+    audio = content.get("audio") or {}
+    front = {"sr": int(audio.get("sr", FRONT["sr"]))}
     front |= {
         k: gin[f"HarmonicVQT.{k}"]
         for k in ("fmin", "n_bins", "bins_per_octave", "harmonics")
@@ -259,7 +263,8 @@ def _read_official(path: Path, kind: str | None, device: str) -> StoneModel:
         kind = kind or official_kind(rows, gin)
         net = _network(state, _official_config(gin, rows, state))
         about = {k: content.get(k) for k in ("epoch", "val_loss", "circle_type")} | {"gin": gin}
-        model = StoneModel(net, kind, front=front, about=about, name=path.stem, device=device)
+        seconds = float(audio.get("dur", 15.0))
+        model = StoneModel(net, kind, front=front, about=about, name=path.stem, device=device, seconds=seconds)
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
     q = 1 / (2 ** (1 / model.front["bins_per_octave"]) - 1)
@@ -279,13 +284,14 @@ def save_stone(
     order: Sequence[int] | np.ndarray,  # canonical index of each output
     front: dict[str, Any] | None = None,  # what differs from FRONT
     temperature: float = 1.0,
+    seconds: float = 15.0,  # length of a window in training
     half: bool = False,  # store weights as float16
     **about: Any,  # JSON-able: data, losses, agreement of the order …
 ) -> Path:
     "Write a model, atomically. Raises `ValueError` for an order that is none."
     from safetensors.torch import save_file
 
-    model = StoneModel(net, kind, order, front, temperature)
+    model = StoneModel(net, kind, order, front, temperature, seconds=seconds)
     tensors = {k: (v.half() if half and v.is_floating_point() else v).contiguous() for k, v in net.state_dict().items()}
     header = {
         "format": FORMAT,
@@ -294,6 +300,7 @@ def save_stone(
         "front": json.dumps(model.front),
         "order": json.dumps(model.order.tolist()),
         "temperature": json.dumps(model.temperature),
+        "seconds": json.dumps(model.seconds),
         "about": json.dumps(about),
     }
     with replacing(path) as draft:
@@ -321,7 +328,8 @@ def _read_ours(path: Path, header: dict[str, str], weights: dict[str, np.ndarray
         state = {k: v.astype(np.float32) if v.dtype.kind == "f" else v for k, v in weights.items()}
         net = _network(state, ChromaNetConfig(**config))
         front, order, temperature, about = (json.loads(header[k]) for k in ("front", "order", "temperature", "about"))
-        return StoneModel(net, header["kind"], order, front, temperature, about, path.stem, device)
+        seconds = float(header.get("seconds", 15.0))
+        return StoneModel(net, header["kind"], order, front, temperature, about, path.stem, device, seconds)
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is damaged or from another version of mirkit: {e}") from e
 
