@@ -178,6 +178,8 @@ def test_odd_recordings(name, here, key):
     assert estimate.reason == reason and (row["key"] == "") == bool(reason) and np.isfinite(estimate.profile).all()
     assert float(row["confidence"]) == 0 if reason else row["key"] in KEYS
     assert estimate.duration == pytest.approx(len(x) / sr, abs=1e-3)
+    segments = rows(Path("o/odd.key.csv"))
+    assert segments[0]["start"] == "0.000" and float(segments[-1]["end"]) == pytest.approx(len(x) / sr, abs=2e-3)
 
 
 def test_repaired_recordings_are_done_with_a_warning(here, key):

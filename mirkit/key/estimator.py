@@ -169,7 +169,7 @@ class KeyEstimator:
         model: "KeyModel",
         overlap: float | None = None,  # of windows, 0…0.95; default: 0.5, with compat 0
         crops: int = 1,  # transpositions to average over, 1…16: so many times the work of the network
-        threshold: float = TONAL,  # least tonality, 0…1; 0: answer whatever it is
+        threshold: float = TONAL,  # least tonality, 0…1; 0: noise has a key, too
         compat: str | None = None,  # "official": the numbers of the programs stone and skey
     ):
         if compat is not None:
@@ -256,7 +256,8 @@ def _load(name_or_path: str | Path, device: str) -> "KeyModel":
 
 def _no_answer(model: "KeyModel", reason: str, duration: float, audio: dict[str, Any], **parts: Any) -> KeyEstimate:
     nothing = np.full(model.n_out, 1 / model.n_out)
-    return KeyEstimate(None, None, 0.0, nothing, reason, duration=duration, model=model.name, **parts, **audio)
+    parts |= {"segments": (KeySegment(0.0, duration, None, None, 0.0),), "duration": duration, "model": model.name}
+    return KeyEstimate(None, None, 0.0, nothing, reason, **parts, **audio)
 
 
 def _answer(model: "KeyModel", heard: Heard, duration: float, audio: dict[str, Any]) -> KeyEstimate:
