@@ -146,8 +146,8 @@ def track_picture(
 class Variation:
     "How clips are varied"
 
-    equaliser: float = 8.0  # dB, at most
-    noise: tuple[float, float] = (15.0, 60.0)  # dB below the loudest point
+    equaliser: float = 10.0  # dB, at most
+    noise: tuple[float, float] = (8.0, 60.0)  # dB below the loudest point
     tilt: tuple[float, float] = (-6.0, 3.0)  # dB per octave of the noise
     tuning: int = 1  # bins, at most
     lengths: tuple[float, ...] = (1.0, 2.0, 4.0)  # of a clip, in windows; long clips come in smaller batches
@@ -237,7 +237,7 @@ class KeyTraining(L.LightningModule):
         bank: Bank,
         val: Bank,
         max_steps: int,  # length of the schedule
-        batch_size: int = 64,
+        batch_size: int = 32,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.02,
         softness: float = 0.1,  # of the targets
