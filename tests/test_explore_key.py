@@ -124,12 +124,12 @@ def test_correct_a_stretch_and_save_it(explorer, folder):
     for name in ("mine.csv", "mine.jams"):
         field.fill(name)
         field.press("Enter")
-        explorer.get_by_role("button", name="Save").click()
+        explorer.get_by_role("button", name="Save", exact=True).click()
         done.filter(has_text=name).wait_for()
         spans = read_annotation(folder / name, 60.0)
         assert [(s.key, round(s.start), round(s.end)) for s in spans] == [(0, 0, 20), (18, 20, 40), (4, 40, 60)]
     before = (folder / "mine.jams").read_bytes()
-    explorer.get_by_role("button", name="Save").click()
+    explorer.get_by_role("button", name="Save", exact=True).click()
     explorer.locator(".mirkit-stage [role=alert]", has_text="was not touched").wait_for()
     assert (folder / "mine.jams").read_bytes() == before
     explorer.get_by_role("button", name="whole recording").click()

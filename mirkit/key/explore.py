@@ -74,7 +74,7 @@ def mark(
         Span(max(s.start, end), s.end, s.key) for s in spans
     ]
     joined: list[Span] = []
-    for s in sorted((*(s for s in rest if s.start < s.end), Span(start, end, key)), key=lambda s: s.start):
+    for s in sorted((*(s for s in rest if s.end - s.start > 1e-3), Span(start, end, key)), key=lambda s: s.start):
         if joined and joined[-1].key == s.key and s.start <= joined[-1].end + 1e-6:
             s = Span(joined.pop().start, s.end, s.key)
         joined.append(s)
@@ -435,7 +435,8 @@ const render = ({ model, el }) => {
     dot.setAttribute("cx", x); dot.setAttribute("cy", y);
     const past = Array.from({ length: i + 1 }, (_, k) => k).filter((k) => moments[k] > t - 15 && moments[k] <= t);
     trail.setAttribute("points", [...past.map((k) => `${points[2 * k]},${points[2 * k + 1]}`), `${x},${y}`].join(" "));
-    words.textContent = `at ${t.toFixed(1)} s: ${names[best]} ${top.toFixed(2)}`;
+    const said = top > 1.5 / width ? `${names[best]} ${top.toFixed(2)}` : "no key";
+    words.textContent = `at ${t.toFixed(1)} s: ${said}`;
     Object.assign(el.dataset, { time: t, best: names[best], x, y });
   };
   const draw = () => {
@@ -508,7 +509,7 @@ def _lines(estimate: KeyEstimate, spans: Sequence[Span], semitones: int, **style
             middle = row[_as_answer(transpose(s.key, semitones), n)]
             x += [s.start, s.end, s.end, s.start, s.start, None]
             y += [middle + half for half in (-0.5, -0.5, 0.5, 0.5, -0.5)] + [None]
-    true = _line(x, y, name="reference", line={"color": PALETTE[1], "width": 2}, **style)
+    true = _line(x, y, name="reference", line={"color": PALETTE[3], "width": 2.5, "simplify": False}, **style)
     decided = [(s.start, s.end, row[s.index]) for s in estimate.segments if s.index is not None]
     x = [v for start, end, _ in decided for v in (start, end, None)]
     y = [v for _, _, i in decided for v in (i, i, None)]
@@ -551,7 +552,7 @@ def _layout(names: Sequence[str], rows: Sequence[int], semitones: int) -> dict[s
     "Axes for one model or two"
     two = len(rows) == 2
     domains = (
-        [(0.84, 1), (0.71, 0.82), (0.36, 0.69), (0, 0.33)] if two else [(0.77, 1), (0.59, 0.745), (0, 0.565), (0, 0.1)]
+        [(0.84, 1), (0.71, 0.82), (0.36, 0.69), (0, 0.33)] if two else [(0.77, 1), (0.59, 0.745), (0, 0.565), (0.57, 0.58)]
     )
     midi, labels = note_ticks(21, 119, 6)
     axes: dict[str, Any] = {
@@ -655,6 +656,12 @@ def _controls() -> dict[str, Any]:
 
 
 _NO_KEY = "no key"
+
+
+def _meant(time: float, known: Sequence[float]) -> float:
+    "The moment that is meant by a slider in steps of 0.1 s: a known one where there is one"
+    nearest = min(known, key=lambda t: abs(t - time))
+    return nearest if abs(nearest - time) < 0.06 else time
 
 
 def _editor() -> dict[str, Any]:
@@ -808,7 +815,7 @@ class KeyExplorer(Panel):
         if estimates:
             self.circle.show(estimates[0])
         discs = [
-            f"<div>{circle_svg(e.canonical, e.index, 130)}<br>all of it, {x}</div>"
+            f"<div>{circle_svg(e.canonical, e.index, 130)}<br>the whole, {x}</div>"
             for x, e in zip("AB", estimates, strict=False)
         ]
         style = "display:flex;justify-content:center;gap:8px;text-align:center;font:12px system-ui,sans-serif"
@@ -824,6 +831,8 @@ class KeyExplorer(Panel):
         assert self._seen is not None
         estimates, e = [x for x in (self.a, self.b) if x], self.editor
         stretch = e["stretch"].value if e["scope"].value == "stretch" else None
+        if stretch == (0, e["stretch"].max):  # to shade everything says nothing
+            stretch = None
         names = [self.model.value or "no model", self.model_b.value][: max(1, len(estimates))]
         return key_figure(self._seen[1], estimates, names, self.spans, self.controls["semitones"].value, stretch)
 
@@ -858,9 +867,13 @@ class KeyExplorer(Panel):
         "Give the recording or the stretch the key of the menu"
         e, sound = self.editor, self.chooser.sound
         key = None if e["key"].value == _NO_KEY else parse_key(e["key"].value)
-        start, end = e["stretch"].value if e["scope"].value == "stretch" else (0.0, len(sound.audio) / sound.sr)
-        before = self.spans if e["scope"].value == "stretch" else ()
-        self._refer(mark(before, start, end, key))
+        duration, before = len(sound.audio) / sound.sr, self.spans
+        if e["scope"].value == "stretch":
+            known = [t for s in before for t in (s.start, s.end)]
+            known += [t for g in (self.a.segments if self.a else ()) for t in (g.start, g.end)]
+            start, end = (_meant(t, [0.0, duration, *known]) for t in e["stretch"].value)
+            return self._refer(mark(before, start, end, key))
+        self._refer(mark((), 0.0, duration, key))
 
     def take_answer(self) -> None:
         "Model A's keys over time as the reference"
