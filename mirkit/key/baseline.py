@@ -30,7 +30,7 @@ from mirkit.signal.fold import (
 )
 
 # %% ../../nbs/key/14_baseline.ipynb #e37bfc4b
-SR, HOP, OCTAVES, FMIN = 22050, 2048, 6, 65.4064  # Hz, samples, octaves upwards from C2
+SR, HOP, OCTAVES, FMIN = 22050, 2048, 4, 65.4064  # Hz, samples, octaves upwards from C2
 
 
 @functools.lru_cache(maxsize=1)
@@ -41,14 +41,14 @@ def _plan() -> FoldPlan:
 
 def class_frames(
     chunks: Iterable[np.ndarray],  # (n,) float32 each, at 22050 Hz, in pieces of any size
-) -> Iterator[np.ndarray]:  # float32 (36, n): power of each third of a semitone; 0, 1 and 2 are C
+) -> Iterator[np.ndarray]:  # float32 (36, n): amplitude of each third of a semitone; 0, 1 and 2 are C
     "Pitch classes of audio that arrives in pieces. Raises `ValueError` for audio without samples."
     plan = _plan()
     scale = (2 / np.sqrt(plan.lengths))[:, None].astype(np.float32)  # a sine of amplitude 1 has magnitude √L/2
     for block in blocks(chunks, plan):
         y = transform_blocks(plan, block.samples[None], phase=False)[0]
-        power = np.square(np.abs(y[:, block.skip : block.skip + block.last - block.first]) * scale)
-        yield power.reshape(OCTAVES, 36, -1).sum(0)
+        amplitude = np.abs(y[:, block.skip : block.skip + block.last - block.first]) * scale
+        yield amplitude.reshape(OCTAVES, 36, -1).sum(0)
 
 # %% ../../nbs/key/14_baseline.ipynb #9d6d6919
 def mean_chroma(
