@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # %% ../../nbs/key/15_evaluate.ipynb #d387b0d7
-_CODE = ("baseline", "chromanet", "estimator", "model", "tonal", "vqt")  # of this room: what an answer depends on
+_MODELS = ("chromanet", "estimator", "model", "tonal", "vqt")  # what the answers of a model file depend on
+_BASELINES = ("baseline", "estimator")
 
 
-@functools.lru_cache(maxsize=1)
-def _code() -> list[str]:
+@functools.lru_cache(maxsize=2)
+def _code(names: tuple[str, ...]) -> list[str]:
     "Hashes of the code that answers come from"
     home = Path(mirkit.__file__).parent
-    files = [*sorted((home / "signal").glob("*.py")), *(home / "key" / f"{name}.py" for name in _CODE)]
+    files = [*sorted((home / "signal").glob("*.py")), *(home / "key" / f"{name}.py" for name in names)]
     return [content_hash(f) for f in files]
 
 
@@ -44,7 +45,9 @@ def system_key(
     **options: Any,  # of its estimator
 ) -> str:
     "What the answers of an estimator depend on besides the sound"
-    return cache_key(model=content_hash(model) if isinstance(model, Path) else model, code=_code(), **options)
+    if isinstance(model, Path):
+        return cache_key(model=content_hash(model), code=_code(_MODELS), **options)
+    return cache_key(model=model, code=_code(_BASELINES), **options)
 
 # %% ../../nbs/key/15_evaluate.ipynb #4755d607
 @functools.lru_cache(maxsize=100_000)
