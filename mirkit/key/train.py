@@ -87,7 +87,7 @@ class StoneConfig:
 
 # %% ../../nbs/key/10_train.ipynb #f78da04c
 RECIPES: dict[str, dict[str, Any]] = {
-    "fast": {},
+    "fast": {"learning_rate": 5e-3, "warmup_steps": 20},
     "official": {
         "transpose": "official",
         "relative_offset": 3,
