@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AT_ONCE', 'SHORTEST', 'SILENCE', 'SWITCH', 'OFFICIAL', 'cut_windows', 'mirrored', 'Heard', 'judge', 'tempered',
-           'key_path', 'key_segments', 'KeyEstimator', 'canonical', 'official_estimate', 'official_windows',
-           'estimate_key']
+           'key_path', 'key_segments', 'KeyEstimator', 'canonical', 'whole_profile', 'official_estimate',
+           'official_windows', 'estimate_key']
 
 # %% ../../nbs/key/12_estimator.ipynb #77df907d
 import functools
@@ -260,11 +260,21 @@ def _no_answer(model: "KeyModel", reason: str, duration: float, audio: dict[str,
     return KeyEstimate(None, None, 0.0, nothing, reason, **parts, **audio)
 
 
+def whole_profile(
+    profiles: np.ndarray,  # (W, n) probabilities of windows, in order
+    ends: float = 2.0,  # how often the first and the last window count
+) -> np.ndarray:  # (n,)
+    "The key of a whole piece: the mean, with weight on where it begins and ends"
+    weights = np.ones(len(profiles))
+    weights[[0, -1]] = ends
+    return weights @ profiles / weights.sum()
+
+
 def _answer(model: "KeyModel", heard: Heard, duration: float, audio: dict[str, Any]) -> KeyEstimate:
     parts: dict[str, Any] = {"times": heard.times, "profiles": heard.profiles}
     if heard.reason:
         return _no_answer(model, heard.reason, duration, audio, **parts)
-    profile = heard.profiles[heard.counts].mean(0)
+    profile = whole_profile(heard.profiles[heard.counts])
     k = int(profile.argmax())
     confidence = float(tempered(profile, model.temperature)[k])
     segments = key_segments(heard, duration, model.temperature)

@@ -22,6 +22,7 @@ from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.checks import check_range
 from ..core.compute import map_threads, seed_step
 from .data import KeyTrack
+from .estimator import whole_profile
 from .tonal import LAYERS, TonalConfig, TonalModel, layer_shapes, register_weights, tonal_frames
 
 # %% ../../nbs/key/17_supervised.ipynb #819291dd
@@ -316,8 +317,8 @@ def bank_profiles(
     bank: Bank,
     hop: float = 0.5,  # of a window
 ) -> np.ndarray:  # (n, 24)
-    "Keys of whole pieces: the mean over their windows"
-    return np.stack([model.profiles(cut_windows(p, model.window, hop)).mean(0) for p in bank.pictures])
+    "Keys of whole pieces, as the estimator finds them"
+    return np.stack([whole_profile(model.profiles(cut_windows(p, model.window, hop))) for p in bank.pictures])
 
 
 def cut_windows(
