@@ -335,9 +335,9 @@ def cut_windows(
 def best_temperature(
     profiles: np.ndarray,  # (n, 24) probabilities of whole pieces
     keys: np.ndarray,  # (n,)
-) -> float:  # 0.3 … 5
+) -> float:  # 0.1 … 5
     "The temperature T for which softmax(log p / T) has the highest likelihood (Guo et al. 2017)"
-    logs, candidates = np.log(profiles + 1e-9), np.geomspace(0.3, 5, 57)
+    logs, candidates = np.log(profiles + 1e-9), np.geomspace(0.1, 5, 79)
 
     def cost(t: float) -> float:
         z = logs / t
