@@ -259,7 +259,9 @@ class StoneTraining(L.LightningModule):
     def __init__(
         self,
         config: StoneConfig,
-        read: Callable[[int], Any],  # step -> `Batch`, or what a loader of the original gives; a `SegmentSet`'s `batch`
+        read: Callable[
+            [int, int, int], Any
+        ],  # step, process, processes -> `Batch`, or what a loader of the original gives
         val: Sequence[Batch],  # batches to validate on
         max_steps: int,  # length of the schedule
         seed: int = 0,
@@ -270,7 +272,7 @@ class StoneTraining(L.LightningModule):
         torch.manual_seed(seed)
         self.config, self.seed, self.max_steps = config, seed, max_steps
         self.net = ChromaNet(chroma_config(config))
-        self.ahead, self.val = Ahead(lambda step: as_batch(read(step)), threads=threads), [as_batch(b) for b in val]
+        self.read, self.ahead, self.val = read, Ahead(self.mine, threads=threads), [as_batch(b) for b in val]
         self.pieces = pieces
         self.calibration: KeyCalibration | None = None
         self.skipped = 0  # steps of this process whose gradient was not finite
@@ -283,6 +285,10 @@ class StoneTraining(L.LightningModule):
         for name, value in terms.items():
             self._note(f"train/{name}", value.detach())
         return terms["loss"]
+
+    def mine(self, step: int) -> Batch:
+        "This process's share of a step's tracks"
+        return as_batch(self.read(step, self.global_rank, self.trainer.world_size))
 
     def terms(self, batch: Batch, starts: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         "Loss and gauges of a batch"
