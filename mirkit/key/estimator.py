@@ -18,6 +18,7 @@ import numpy as np
 
 from ..core.audio import as_samples, resample, stream_audio
 from ..core.checks import check_choice, check_range
+from ..core.compute import one_thread_per_product
 from ..core.viterbi import viterbi_path
 from .result import KeyEstimate, KeySegment, answer_name
 from .weights import DEFAULT, find_weights
@@ -220,9 +221,10 @@ class KeyEstimator:
         model, meter = self.model, ToneMeter(self.model.sr)
         hop = max(1, round(model.window * (1 - self.overlap)))
         times, profiles = [], []
-        for starts, windows in cut_windows(model.frames(meter.listen(chunks)), model.window, hop):
-            times += [(s, s + windows.shape[2]) for s in starts]
-            profiles.append(model.profiles(mirrored(windows, model.least), self.crops))
+        with one_thread_per_product():  # they are small: more threads would wait for each other
+            for starts, windows in cut_windows(model.frames(meter.listen(chunks)), model.window, hop):
+                times += [(s, s + windows.shape[2]) for s in starts]
+                profiles.append(model.profiles(mirrored(windows, model.least), self.crops))
         cells, duration = meter.finish(), meter.samples / model.sr
         if duration < SHORTEST or not times:
             return _no_answer(model, "too short", duration, audio)

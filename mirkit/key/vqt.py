@@ -9,7 +9,6 @@ __all__ = ['bank_kernels', 'halving_filter', 'VQTPlan', 'vqt_plan', 'VQTStream',
 
 # %% ../../nbs/key/01_vqt.ipynb #c5fb9918
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 
 from ..core.arrays import array_namespace, constant_like, strided
 from ..core.checks import check_range
+from ..core.compute import one_thread_per_product
 
 # %% ../../nbs/key/01_vqt.ipynb #017183f9
 def bank_kernels(
@@ -231,16 +231,9 @@ def log_vqt_frames(
     yield _alone(stream, np.concatenate(held)[None], True)
 
 
-@functools.cache
-def _pools() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
 def _alone(stream: VQTStream, x: np.ndarray, last: bool) -> np.ndarray:
     "Decibels of one signal with one thread: these products are too small for more, which would only wait for each other"
-    with _pools().limit(limits=1):
+    with one_thread_per_product():
         return decibels(stream.push(x, last))[0]
 
 # %% ../../nbs/key/01_vqt.ipynb #a626e536
