@@ -80,6 +80,7 @@ def notebook_page(lab: str, name: str, flags: str = "", size: tuple[int, int] = 
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_selector(".mirkit-stage .js-plotly-plot .main-svg")
+        page.wait_for_function(f"{GRAPH}._fullData?.length > 1")
         page.wait_for_function(f"{AUDIO}?.readyState >= 1")
         yield page
         browser.close()

@@ -26,7 +26,7 @@ import traitlets
 from ..core.audio import resample
 from ..core.checks import check_choice
 from ..core.files import replacing
-from ..core.panel import STYLE, Panel, menu, redraw
+from ..core.panel import STYLE, Panel, live_figure, menu, redraw
 from ..core.view import PALETTE, _figure, note_ticks, shrink_image
 from .estimator import KeyEstimator
 from .model import FRONT, load_key_model
@@ -551,9 +551,9 @@ def _picture_traces(seen: Picture, semitones: int) -> list[Any]:
 def _layout(names: Sequence[str], rows: Sequence[int], semitones: int) -> dict[str, Any]:
     "Axes for one model or two"
     two = len(rows) == 2
-    domains = (
-        [(0.84, 1), (0.71, 0.82), (0.36, 0.69), (0, 0.33)] if two else [(0.77, 1), (0.59, 0.745), (0, 0.565), (0.57, 0.58)]
-    )
+    alone = (0.77, 1), (0.59, 0.745), (0, 0.565), (0.57, 0.58)
+    both = (0.84, 1), (0.71, 0.82), (0.36, 0.69), (0, 0.33)
+    domains = both if two else alone
     midi, labels = note_ticks(21, 119, 6)
     axes: dict[str, Any] = {
         name: {"domain": d, "showgrid": False, "zeroline": False} for name, d in zip(_ROWS, domains, strict=True)
@@ -805,9 +805,7 @@ class KeyExplorer(Panel):
         estimates = [e for e in (self.a, self.b) if e]
         figure = self._make_figure()
         if self.figure is None:
-            from plotly.graph_objects import FigureWidget
-
-            self.figure = FigureWidget(figure)
+            self.figure = live_figure(figure)
             self.place.children = [self.figure, self.side]
             self._fit()
         else:
