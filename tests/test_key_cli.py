@@ -346,6 +346,26 @@ def test_a_folder_that_cannot_be_written_to_is_named(here, key):
     assert status == 1 and "cannot write a.key.json to the folder out" in err and os.listdir("out") == []
 
 
+# ---- the model that comes with mirkit -------------------------------------------------------------------------------
+
+
+def test_the_default_model_names_the_key(here):
+    from mirkit.key.weights import DEFAULT, weights_names
+
+    if DEFAULT not in weights_names():
+        pytest.skip(f"no model {DEFAULT} yet")
+    for root, name in ((3, "C major"), (8, "F major"), (9, "F# major")):
+        sf.write(f"{name}.wav", chords(44100, 12.0, root), 44100)
+    moving = np.concatenate([chords(22050, 60.0, 3), np.zeros(60 * 22050, np.float32), chords(22050, 60.0, 9)])
+    sf.write("moving.wav", moving, 22050)
+    assert cli.main(["key", ".", "-o", "out", "--over-time"]) == 0
+    for row in rows(Path("out/keys.csv"))[:3]:
+        assert row["file"] == f"{row['key']}.wav" and float(row["confidence"]) > 0.8
+    segments = rows(Path("out/moving.key.csv"))
+    assert [s["key"] for s in segments] == ["C major", "", "F# major"]
+    assert [float(s["end"]) for s in segments] == pytest.approx([60, 120, 180], abs=10)
+
+
 # ---- from Python -----------------------------------------------------------------------------------------------------
 
 

@@ -109,15 +109,11 @@ def tempered(
 SWITCH = 3.0  # nepers: the price of a change of key
 
 
-def key_path(
-    heard: Heard,
-    temperature: float = 1.0,
-) -> np.ndarray:  # (W,) index of the key in each window
+def key_path(heard: Heard) -> np.ndarray:  # (W,) index of the key in each window
     "The most likely path through the windows"
-    middles = heard.times.mean(1)
-    new = np.diff(middles, prepend=middles[0] - np.ptp(heard.times[0])) / np.ptp(heard.times, axis=1)
+    new = np.diff(heard.times.mean(1), prepend=-np.inf) / np.ptp(heard.times, axis=1)
     share = np.clip(new, 0, 1)  # of a window that none before has seen
-    return viterbi_path(tempered(heard.profiles, temperature) ** share[:, None], SWITCH, SWITCH)
+    return viterbi_path(heard.profiles ** share[:, None], SWITCH, SWITCH)
 
 # %% ../../nbs/key/12_estimator.ipynb #281e718c
 def key_segments(
@@ -126,7 +122,7 @@ def key_segments(
     temperature: float = 1.0,
 ) -> tuple[KeySegment, ...]:  # without gaps, from 0 to `duration`
     "Stretches in one key, and those without any"
-    path, counting = key_path(heard, temperature), np.flatnonzero(heard.counts)
+    path, counting = key_path(heard), np.flatnonzero(heard.counts)
     segments, start, first = [], 0.0, 0
     if heard.times[counting[0], 0] > 0:
         start = float(heard.times[counting[0], 0])
