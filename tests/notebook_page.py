@@ -40,6 +40,9 @@ def jupyter_lab(folder: Path) -> Iterator[str]:
     options = f"--no-browser --ip=127.0.0.1 --port={port} --ServerApp.root_dir={folder} --IdentityProvider.token="
     options += " --LabApp.expose_app_in_browser=True --ServerApp.allow_root=True --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
     command = [sys.executable, "-m", "jupyterlab", *options.split(" ")]
+    page_config = folder / "config" / "labconfig" / "page_config.json"  # no question about news over the buttons
+    page_config.parent.mkdir(parents=True)
+    page_config.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
@@ -103,4 +106,5 @@ def slide(page: Any, label: str, presses: int, key: str = "ArrowRight") -> None:
 def picture(page: Any, name: str) -> None:
     "Kept when MIRKIT_SCREENSHOTS names a folder"
     if place := os.environ.get("MIRKIT_SCREENSHOTS"):
+        page.wait_for_timeout(500)
         page.locator(".mirkit-stage").first.screenshot(path=Path(place) / f"{name}.png")

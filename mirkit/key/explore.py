@@ -236,10 +236,10 @@ def _noise(name: str) -> Example:
 
 def examples() -> dict[str, Callable[[], Example]]:
     "Sounds of known key, by name"
-    moving = ("C major", "I-V-vi-IV"), ("A minor", "i-iv-V-i"), ("E major", "I-IV-V-I")
+    moving = ("C major", "I-IV-V-I"), ("A minor", "i-iv-V-i"), ("E major", "I-IV-V-I")
     pieces: dict[str, tuple] = {
         "C major, A minor, E major": (moving, 3, 20.0),
-        "C major: I-V-vi-IV": ((moving[0],), 1, 24.0),
+        "C major: I-V-vi-IV": ((("C major", "I-V-vi-IV"),), 1, 24.0),
         "A minor: i-iv-V-i": ((moving[1],), 2, 24.0),
         "Bb major, 40 cents sharp": ((("Bb major", "ii-V-I-I"),), 4, 24.0, 40.0),
         "A minor or C major? i-VI-III-VII": ((("A minor", "i-VI-III-VII"),), 5, 24.0),
