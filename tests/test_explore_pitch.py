@@ -1,23 +1,16 @@
 """The pitch explorer in JupyterLab, with a mouse and a (synthetic) voice at the microphone"""
 
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from notebook_page import GRAPH, copy_notebook, jupyter_lab, menu, notebook_page, picture, slide
 
 from mirkit.core.synth import render_track
 
-ROOT = Path(__file__).resolve().parents[1]
 NAME = "explore_pitch.ipynb"
 
 
@@ -33,11 +26,7 @@ def folder(tmp_path_factory) -> Path:
         torch.manual_seed(seed)
         net = PestoModel(PestoConfig(gamma=7.0, span=73, channels=(8, 8, 3))).eval()
         save_model(net, path / f"{name}.safetensors", threshold=0.3)
-    notebook = json.loads((ROOT / "nbs" / NAME).read_text(encoding="utf-8"))
-    cell = next(c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-    values = {"model": str(path / "first.safetensors"), "model_b": "", "steps": 2}
-    cell["source"] = "".join(cell["source"]) + "\n" + "\n".join(f"{k} = {v!r}" for k, v in values.items())
-    (path / NAME).write_text(json.dumps(notebook), encoding="utf-8")
+    copy_notebook(NAME, path, {"model": str(path / "first.safetensors"), "model_b": "", "steps": 2})
     voice = np.tile(render_track(1, 4.0, 48_000)[0], 5)
     soundfile.write(path / "voice.wav", voice, 48_000, subtype="PCM_16")  # of 24 bits Chromium's microphone makes zeros
     (path / "notes.wav").write_text("C D E F G")
@@ -45,71 +34,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def lab(folder):
-    "A JupyterLab of its own, with its own settings"
-    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (pip install jupyterlab)")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    settings = {f"JUPYTER_{x}_DIR": str(folder / x.lower()) for x in ("CONFIG", "DATA", "RUNTIME")}
-    environment = {**os.environ, **settings, "IPYTHONDIR": str(folder / "ipython"), "PYTHONPATH": str(ROOT)}
-    options = f"--no-browser --ip=127.0.0.1 --port={port} --ServerApp.root_dir={folder} --IdentityProvider.token="
-    options += " --LabApp.expose_app_in_browser=True --ServerApp.allow_root=True --LabApp.news_url= --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"
-    command = [sys.executable, "-m", "jupyterlab", *options.split(" ")]
-    with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=2)
-                break
-            except OSError:
-                assert server.poll() is None, (folder / "lab.log").read_text()[-2000:]
-                time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-@pytest.fixture(scope="module")
-def explorer(lab, folder):
+def explorer(folder):
     "A page where the notebook has been run"
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not chromium:
-        pytest.skip("no chromium (apt-get install chromium, or name it in CHROMIUM)")
-    flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    flags += " --disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
-    flags += " --use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
-    flags += f" --use-file-for-fake-audio-capture={folder / 'voice.wav'}"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=flags.split())
-        page = browser.new_context(viewport={"width": 1400, "height": 1250}).new_page()
-        page.set_default_timeout(45_000)
-        page.trouble = []
-        page.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith((lab, "data:", "blob:", lab.replace("http", "ws")))
-                else page.trouble.append(r.url)
-            ),
-        )
-        page.on("pageerror", lambda error: page.trouble.append(str(error)))
-        page.goto(f"{lab}/lab/tree/{NAME}")
-        page.wait_for_selector(".jp-Notebook .jp-Cell")
-        kernel = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status == 'idle'"
-        page.wait_for_function(kernel)
-        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_selector(".mirkit-stage .js-plotly-plot .main-svg")
-        page.wait_for_function("document.querySelector('.mirkit-stage audio')?.readyState >= 1")
+    microphone = "--use-fake-device-for-media-stream --use-fake-ui-for-media-stream"
+    microphone += f" --use-file-for-fake-audio-capture={folder / 'voice.wav'}"
+    with jupyter_lab(folder) as lab, notebook_page(lab, NAME, microphone) as page:
         yield page
-        browser.close()
-
-
-GRAPH = "document.querySelector('.mirkit-stage .js-plotly-plot')"
 
 
 def voiced(page) -> int:
@@ -117,26 +47,6 @@ def voiced(page) -> int:
     return page.evaluate(
         f"Array.from({GRAPH}._fullData.find(t => t.name?.startsWith('A:') || t.name?.startsWith('before')).y).filter(Number.isFinite).length"
     )
-
-
-def menu(page, label: str):
-    return page.locator(".mirkit-stage .widget-dropdown", has=page.locator(f"label:text-is('{label}')")).locator(
-        "select"
-    )
-
-
-def slide(page, label: str, presses: int, key: str = "ArrowRight") -> None:
-    box = page.locator(".mirkit-stage .widget-slider", has=page.locator(f"label:text-is('{label}')"))
-    handle = box.locator(".noUi-handle")
-    handle.focus()
-    for _ in range(presses):
-        handle.press(key)
-
-
-def picture(page, name: str) -> None:
-    "Kept when MIRKIT_SCREENSHOTS names a folder"
-    if place := os.environ.get("MIRKIT_SCREENSHOTS"):
-        page.locator(".mirkit-stage").first.screenshot(path=Path(place) / f"{name}.png")
 
 
 def test_threshold_changes_the_figure(explorer):

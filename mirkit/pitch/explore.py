@@ -9,7 +9,6 @@ __all__ = ['Example', 'examples', 'picture', 'reread', 'Answers', 'Difference', 
 # %% ../../nbs/pitch/27_explore.ipynb #7d8f18d1
 import functools
 import hashlib
-import html
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 
 from ..core.audio import resample
 from ..core.checks import check_range
+from ..core.panel import STYLE, Panel, live_figure, redraw
 from ..core.results import PitchTrack, describe
 from ..core.synth import render_track
 from ..core.units import hz_to_midi, midi_to_hz
@@ -375,17 +375,10 @@ def finetune(
     return Tuned(file, steps, before, after, agreement)
 
 # %% ../../nbs/pitch/27_explore.ipynb #15d6fb64
-_WIDE = {"description_width": "initial"}
-
-
-def _menu(text: str, options: Sequence[str], tooltip: str) -> w.Dropdown:
-    return w.Dropdown(options=options, description=text, tooltip=tooltip, style=_WIDE, layout=w.Layout(width="290px"))
-
-
 def _controls(default: float) -> dict[str, Any]:
     "Everything that says how to track"
-    steps = w.SelectionSlider(options=[5, 10, 20, 40], value=10, description="step (ms)", style=_WIDE)
-    threshold = w.FloatSlider(default, min=0, max=1, step=0.01, description="voiced from confidence", style=_WIDE)
+    steps = w.SelectionSlider(options=[5, 10, 20, 40], value=10, description="step (ms)", style=STYLE)
+    threshold = w.FloatSlider(default, min=0, max=1, step=0.01, description="voiced from confidence", style=STYLE)
     threshold.layout.width = "360px"
     reduction = w.ToggleButtons(options=list(REDUCTIONS)[::-1], style={"button_width": "75px"})
     viterbi = w.Checkbox(False, description="Viterbi: follow the best path", indent=False)
@@ -393,34 +386,13 @@ def _controls(default: float) -> dict[str, Any]:
     return {"step": steps, "threshold": threshold, "reduction": reduction, "viterbi": viterbi}
 
 # %% ../../nbs/pitch/27_explore.ipynb #acf75ce2
-def _show(widget: Any, figure: "go.Figure") -> None:
-    "Make a figure that is on the page look like another one of the same traces; what is equal is not sent again"
-    with widget.batch_update():
-        for old, new in zip(widget.data, figure.data, strict=True):
-            names = (
-                ("z", "x0", "dx", "y", "colorbar") if new.type == "heatmap" else ("x", "y", "name", "visible", "line")
-            )
-            old.update({name: new[name] for name in names if new[name] is not None})
-        for name in ("yaxis", "yaxis2", "yaxis3"):
-            widget.layout[name].update(figure.layout[name])
-        widget.layout.update(height=figure.layout.height, xaxis={"anchor": figure.layout.xaxis.anchor})
-
-
 def _unheard(audio: np.ndarray, sr: int, step_size: float, n: int) -> PitchTrack:
     "The track of a sound that no model has listened to"
     time = np.arange(n) * (step_size / 1000)
     return PitchTrack(time, np.zeros(n), np.zeros(n), audio=audio, sr=sr)
 
-
-def _short(path: str) -> str:
-    "A model file's name, with its folders where the name says nothing"
-    p = Path(path)
-    return (
-        p.stem if p.stem not in ("model", "best", "last") or len(p.parts) < 3 else "/".join(p.parts[-3:-1] + (p.stem,))
-    )
-
 # %% ../../nbs/pitch/27_explore.ipynb #ad00bd99
-class PitchExplorer(w.VBox):
+class PitchExplorer(Panel):
     "Pitch to look at and listen to: models, sliders, comparison, learning from the sound"
 
     def __init__(
@@ -433,44 +405,31 @@ class PitchExplorer(w.VBox):
         others: Sequence[str] = (),  # more to choose from; where A is missing, the first of them
         steps: int = 200,  # of fine-tuning
     ):
+        super().__init__(lambda name_or_path: read_model(find_weights(name_or_path)))
         self.chooser, self.player, self.job = chooser, player, job
-        self.files: dict[str, ModelFile] = {}
         self.answers = Answers()
         self.tuned: ModelFile | None = None  # what fine-tuning made
         self.a: PitchTrack | None = None  # what is shown
         self.b: PitchTrack | None = None
         self.figure: Any = None
-        self.message = ""
-        self._still = True  # controls are being set by the program
         self._seen: tuple[Any, tuple[np.ndarray, np.ndarray]] | None = None  # the picture, and of what
         self._heard: tuple = ()
         self._build(steps)
-        found: dict[str, str | None] = {}
-        trouble = []
-        for name in filter(None, (model, model_b, *others)):
-            if name not in found:
-                found[name] = self.add_model(name)
-                trouble += [] if found[name] else [self.message]
-        labels = [label for label in found.values() if label]
-        self.model.value = found.get(model) or (labels[0] if labels else None)
-        self.model_b.value = found.get(model_b) or "none"
+        trouble = self.offer_all(model, model_b, others)
         self._still = False
         self._model_changed()
         if trouble:
-            self.say(". ".join(filter(None, [*trouble, self.message])), wrong=True)
+            self.say(". ".join(filter(None, [trouble, self.message])), wrong=True)
 
     def _build(self, steps: int) -> None:
         "Make the controls and say what each of them asks for"
-        self.model = _menu("A", [], "the model that is looked at")
-        self.model_b = _menu("B", ["none"], "another model to compare with")
-        self.path = w.Text(placeholder="path of another model file, then Enter", continuous_update=False)
         self.controls = _controls(0.5)
         self.sound = w.ToggleButtons(options=["recording", "pitch", "both"], style={"button_width": "95px"})
-        self.steps = w.BoundedIntText(steps, 1, 5000, description="steps", style=_WIDE, layout=w.Layout(width="120px"))
-        self.said, self.facts, self.place = w.HTML(), w.HTML(), w.VBox()
+        self.steps = w.BoundedIntText(steps, 1, 5000, description="steps", style=STYLE, layout=w.Layout(width="120px"))
+        self.facts, self.place = w.HTML(), w.VBox()
         self.job.work, self.job.done = self._work, self._learnt
         c = self.controls
-        rows = [
+        self.children = [
             self.chooser,
             w.HBox([w.Label("Models"), self.model, self.model_b, self.path]),
             w.HBox([c["step"], c["threshold"], c["reduction"], c["viterbi"]], layout=w.Layout(flex_flow="row wrap")),
@@ -481,51 +440,17 @@ class PitchExplorer(w.VBox):
             self.facts,
             w.HBox([self.steps, self.job]),
         ]
-        super().__init__(rows)
-        self.add_class("mirkit-stage")
         for control in (self.model_b, *c.values()):
             control.observe(lambda _: self.refresh(), "value")
         self.model.observe(lambda _: self._model_changed(), "value")
-        self.path.observe(lambda change: self._use_file(change["new"].strip()), "value")
-        self.sound.observe(lambda _: self._try(self._play), "value")
+        self.sound.observe(lambda _: self.attempt(self._play), "value")
         self.player.observe(lambda _: self._fit(), "width")
         self.chooser.observe(lambda _: self.refresh(), "sound")
         self.chooser.observe(lambda change: self.say(change["new"], wrong=True), "message")
 
-    def say(self, text: str, wrong: bool = False) -> None:
-        "A sentence above the figure"
-        self.message = text
-        colour, role = ("#b03a00", "alert") if wrong else ("#333333", "status")
-        self.said.value = f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>' if text else ""
-
-    def _try(self, action: Callable[[], Any]) -> Any:
-        "What the action returns; problems become a sentence"
-        try:
-            return action()
-        except (ValueError, OSError) as e:
-            self.say(str(e), wrong=True)
-        except Exception as e:  # a page of widgets has no place for a traceback
-            self.say(f"this failed unexpectedly ({type(e).__name__}: {e})", wrong=True)
-
-    def add_model(self, name_or_path: str) -> str | None:
-        "Offer a model in both menus; its label there, or None when it cannot be read, which is said"
-        file = self._try(lambda: read_model(find_weights(name_or_path)))
-        return None if file is None else self._offer(_short(name_or_path), file)
-
-    def _offer(self, label: str, file: ModelFile) -> str:
-        still, self._still = self._still, True
-        a, b = self.model.value, self.model_b.value
-        self.files[label] = replace(file, name=label)
-        self.model.options, self.model_b.options = list(self.files), ["none", *self.files]
-        self.model.value, self.model_b.value = a or label, b
-        self._still = still
-        return label
-
-    def _use_file(self, path: str) -> None:
-        if path and (label := self.add_model(path)):
-            self.say("")
-            self.path.value = ""
-            self.model_b.value = label
+    def offer(self, label: str, file: ModelFile) -> str:
+        "Put a model into both menus; it is called as it is there"
+        return super().offer(label, replace(file, name=label))
 
     def _model_changed(self) -> None:
         "Another model A brings its own threshold"
@@ -539,7 +464,7 @@ class PitchExplorer(w.VBox):
     def refresh(self) -> None:
         "Do what the controls ask for, and show it"
         if not self._still and self.chooser.sound is not None:
-            self._try(self._refresh)
+            self.attempt(self._refresh)
 
     def _read(self, label: str | None) -> PitchTrack | None:
         sound, c = self.chooser.sound, {k: v.value for k, v in self.controls.items()}
@@ -560,15 +485,11 @@ class PitchExplorer(w.VBox):
         self.b = self._read(self.model_b.value) if file else None
         figure = explorer_figure(self.a, self.b, image, bins, self._names())
         if self.figure is None:
-            from plotly.graph_objects import FigureWidget
-
-            self.figure = FigureWidget(figure)
+            self.figure = live_figure(figure)
             self.place.children = [self.figure]
             self._fit()
         else:
-            _show(self.figure, figure)
-            if new_sound:
-                self.figure.layout.xaxis.range = figure.layout.xaxis.range
+            redraw(self.figure, figure, same_view=not new_sound)
         self._tell(file)
         self._play()
 
@@ -621,7 +542,7 @@ class PitchExplorer(w.VBox):
         if self.model.value != before:
             self.model.value = before
         self.model_b.value = "none"  # so that another round is shown too
-        self.model_b.value = self._offer(tuned.model.name, tuned.model)
+        self.model_b.value = self.offer(tuned.model.name, tuned.model)
         doubt = "" if tuned.calibration >= 0.9 else " Careful: test tones no longer agree on the absolute pitch."
         return (
             f"after {tuned.steps} steps: answers to the sound, in noise and transposed, agree in {tuned.after:.1f} % of the "
