@@ -271,7 +271,8 @@ class StoneTraining(L.LightningModule):
         super().__init__()
         torch.manual_seed(seed)
         self.config, self.seed, self.max_steps = config, seed, max_steps
-        self.net = ChromaNet(chroma_config(config))
+        net: Any = ChromaNet(chroma_config(config))
+        self.net: ChromaNet = net.to(memory_format=torch.channels_last)  # a fifth faster
         self.read, self.ahead, self.val = read, Ahead(self.mine, threads=threads), [as_batch(b) for b in val]
         self.pieces = pieces
         self.calibration: KeyCalibration | None = None
