@@ -19,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 GRAPH = "document.querySelector('.mirkit-stage .js-plotly-plot')"
 AUDIO = "document.querySelector('.mirkit-stage audio')"
 
+# anywidget gives up on a widget whose code is not there after two seconds; plotly's has 5 MB, and tests share a processor.
+PATIENCE = (
+    "const brief = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = (ms) => brief(Math.max(ms, 120000));"
+)
+
 
 def copy_notebook(name: str, folder: Path, values: Mapping[str, Any]) -> None:
     "The notebook nbs/`name` in a folder, with other parameters"
@@ -73,6 +78,7 @@ def notebook_page(lab: str, name: str, flags: str = "", size: tuple[int, int] = 
         browser = playwright.chromium.launch(executable_path=chromium, args=f"{quiet} {flags}".split())
         page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
         page.set_default_timeout(45_000)
+        page.add_init_script(PATIENCE)
         page.trouble = []
         page.on("request", lambda r: None if r.url.startswith(own) else page.trouble.append(r.url))
         page.on("pageerror", lambda error: page.trouble.append(str(error)))
