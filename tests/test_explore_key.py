@@ -93,7 +93,7 @@ def test_transposition(explorer):
     wait_for_key(explorer, "D major")
     text = facts(explorer)
     assert "2 semitones back: C major, the same as before" in text and "right (the reference is D major)" in text
-    assert explorer.evaluate(f"{GRAPH}._fullData[0].y[0]") == 23
+    explorer.wait_for_function(f"{GRAPH}._fullData[0].y[0] === 23")
     explorer.wait_for_function(f"Math.abs({AUDIO}.playbackRate - {2 ** (2 / 12)}) < 1e-4")
     assert explorer.evaluate(f"{AUDIO}.preservesPitch") is False
     picture(explorer, "2-transposed")
@@ -170,7 +170,7 @@ def test_bad_sounds_are_sentences(explorer, folder):
     said = explorer.locator(".mirkit-stage [role=alert]", has_text=re.compile("only the first 100 s of 3600 s"))
     said.wait_for()
     wait_for_key(explorer, "A minor")
-    assert explorer.evaluate(f"{GRAPH}._fullLayout.xaxis.range[1]") == 100
+    explorer.wait_for_function(f"{GRAPH}._fullLayout.xaxis.range[1] === 100")
     picture(explorer, "6-long")
 
 
