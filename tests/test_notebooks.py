@@ -16,9 +16,18 @@ RUNNABLE = sorted(p for kind in ("train", "eval", "explore") for p in (ROOT / "n
 QUICK = {
     "train_pesto": {"data": "synth", "steps": 20, "steps_per_epoch": 10},
     "train_pitch": {"steps": 6, "steps_per_epoch": 3, "clips": 16, "noises": 4, "conditions": "clean"},
-    "train_stone": {"steps": 4, "steps_per_epoch": 2, "batch_size": 4, "seconds": 3.0, "val_tracks": 4, "test_tracks": 4},
+    "train_key": {"steps": 6, "steps_per_epoch": 3, "batch_size": 4},
+    "train_stone": {
+        "steps": 4,
+        "steps_per_epoch": 2,
+        "batch_size": 4,
+        "seconds": 3.0,
+        "val_tracks": 4,
+        "test_tracks": 4,
+    },
     "explore_key": {"simulate": True},
     "explore_pitch": {"simulate": True, "steps": 2},
+    "eval_key": {"max_tracks": 6, "examples": 1},
     "eval_pitch": {"data": "synth", "max_tracks": 2, "conditions": "clean,pink 10"},
 }
 
