@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TonalNet', 'plain_weights', 'Bank', 'make_bank', 'track_picture', 'Variation', 'draw_windows', 'vary', 'soft_targets',
-           'balanced_numbers', 'KeyTraining', 'bank_profiles', 'cut_windows', 'best_temperature']
+           'balanced_numbers', 'KeyTraining', 'bank_profiles', 'best_temperature']
 
 # %% ../../nbs/key/17_supervised.ipynb #70009e7e
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.checks import check_range
 from ..core.compute import map_threads, seed_step
 from .data import KeyTrack
-from .estimator import whole_profile
+from .estimator import cut_windows, mirrored, whole_profile
 from .tonal import LAYERS, TonalConfig, TonalModel, layer_shapes, register_weights, tonal_frames
 
 # %% ../../nbs/key/17_supervised.ipynb #819291dd
@@ -72,13 +72,13 @@ def plain_weights(
     found = {}
     for name in LAYERS:
         layer: Any = net.layers[name]
-        weight, bias = layer.weight.double(), layer.bias.double()
+        weight, bias = layer.weight.cpu().double(), layer.bias.cpu().double()
         if name in net.norms:
             norm: Any = net.norms[name]
-            gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-            weight, bias = weight * gain[:, None, None], (bias - norm.running_mean) * gain + norm.bias
-        found[name] = weight.permute(2, 1, 0).flatten(0, 1).float().cpu().numpy()
-        found[f"{name}.bias"] = bias.float().cpu().numpy()
+            gain = norm.weight.cpu().double() / torch.sqrt(norm.running_var.cpu().double() + norm.eps)
+            weight, bias = weight * gain[:, None, None], (bias - norm.running_mean.cpu()) * gain + norm.bias.cpu()
+        found[name] = weight.permute(2, 1, 0).flatten(0, 1).float().numpy()
+        found[f"{name}.bias"] = bias.float().numpy()
     return found
 
 # %% ../../nbs/key/17_supervised.ipynb #4d8f84d1
@@ -158,7 +158,6 @@ def draw_windows(
     numbers: np.ndarray,  # (B,) of pieces
     config: TonalConfig,
     rng: np.random.Generator,
-    how: Variation,
     frames: int,  # T
 ) -> tuple[np.ndarray, np.ndarray]:  # (B, F, T) dB, keys (B,) after transposition
     "A random clip of each piece, transposed; pieces shorter than that are repeated"
@@ -242,19 +241,16 @@ class KeyTraining(L.LightningModule):
         softness: float = 0.1,  # of the targets
         how: Variation | None = None,
         seed: int = 0,
-        start: TonalNet | None = None,
     ):
         super().__init__()
         torch.manual_seed(seed)
         self.config, self.bank, self.val, self.seed, self.max_steps = config, bank, val, seed, max_steps
-        self.batch_size, self.learning_rate, self.weight_decay = (
-            check_range("batch_size", batch_size, 2),
-            learning_rate,
-            weight_decay,
-        )
+        self.batch_size = check_range("batch_size", batch_size, 2)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.softness, self.how = softness, how or Variation()
         self.net = TonalNet(config)
         self.average = torch.optim.swa_utils.AveragedModel(self.net, avg_fn=_running_average, use_buffers=True)
+        self.average.requires_grad_(False)
 
     def training_step(self, _: Any) -> Tensor:
         seed_step(self)
@@ -263,7 +259,7 @@ class KeyTraining(L.LightningModule):
         length = rng.choice(self.how.lengths)
         numbers = balanced_numbers(self.bank, max(2, round(self.batch_size / length)), rng)
         frames = max(self.config.steps, round(length * self.config.window))
-        windows, keys = draw_windows(self.bank, numbers, self.config, rng, self.how, frames)
+        windows, keys = draw_windows(self.bank, numbers, self.config, rng, frames)
         x = vary(torch.from_numpy(windows).to(self.device), self.config, self.how)
         answer = torch.from_numpy(keys).to(self.device)
         logits = self.net(x)
@@ -313,21 +309,14 @@ def _running_average(average: Tensor, value: Tensor, count: Any) -> Tensor:
 def bank_profiles(
     model: TonalModel,
     bank: Bank,
-    hop: float = 0.5,  # of a window
 ) -> np.ndarray:  # (n, 24)
     "Keys of whole pieces, as the estimator finds them"
-    return np.stack([whole_profile(model.profiles(cut_windows(p, model.window, hop))) for p in bank.pictures])
 
+    def whole(picture: np.ndarray) -> np.ndarray:
+        cut = cut_windows([picture.astype(np.float32)], model.window, model.window // 2)
+        return whole_profile(np.concatenate([model.profiles(mirrored(w, model.least)) for _, w in cut]))
 
-def cut_windows(
-    picture: np.ndarray,  # (F, T)
-    window: int,  # frames
-    hop: float = 0.5,  # of a window
-) -> np.ndarray:  # float32 (B, F, window or less)
-    "Windows of a picture, the last one at its end"
-    last = max(0, picture.shape[1] - window)
-    starts = [*range(0, last, max(1, round(window * hop))), last]
-    return np.stack([picture[:, s : s + window] for s in starts]).astype(np.float32)
+    return np.stack([whole(p) for p in bank.pictures])
 
 # %% ../../nbs/key/17_supervised.ipynb #a70d66e9
 def best_temperature(

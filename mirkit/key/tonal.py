@@ -72,6 +72,8 @@ def make_tonal_config(
         raise ValueError(
             f"octaves = {config.octaves} from fmin = {config.fmin:g} Hz reach beyond sr/2 = {config.sr / 2:g} Hz"
         )
+    if len(config.widths) != 3 or any(w % 2 == 0 for w in config.widths) or len(config.channels) != 4:
+        raise ValueError(f"widths = {config.widths} must be three odd numbers, channels = {config.channels} four")
     if list(config.registers) != sorted(set(config.registers)) or not config.registers:
         raise ValueError(f"registers = {config.registers} must be one or more rising numbers of semitones")
     return config
@@ -234,12 +236,16 @@ def read_tonal(path: str | Path) -> "TonalModel":
         raise ValueError(
             f"{path} holds no key model of this kind (format {header.get('format')!r}, expected {FORMAT!r})"
         )
-    config = make_tonal_config(**json.loads(header["config"]))
+    try:
+        config, about = make_tonal_config(**json.loads(header["config"])), json.loads(header.get("about", "{}"))
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{path} is damaged or from another version of mirkit: {e}") from e
     for name, (width, into, out) in layer_shapes(config).items():
-        found = getattr(weights.get(name), "shape", None)
-        if found != (width * into, out):
-            raise ValueError(f"{path}: layer {name!r} has shape {found}, expected {(width * into, out)}")
-    return TonalModel(config, weights, json.loads(header.get("about", "{}")), path.stem)
+        for part, wanted in ((name, (width * into, out)), (f"{name}.bias", (out,))):
+            found = getattr(weights.get(part), "shape", None)
+            if found != wanted:
+                raise ValueError(f"{path}: layer {part!r} has shape {found}, expected {wanted}")
+    return TonalModel(config, weights, about, path.stem)
 
 # %% ../../nbs/key/16_tonal.ipynb #d80be536
 @dataclass(frozen=True)
