@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from mirkit.core.audio import save_audio
+from mirkit.key.calibrate import KeyCalibration
+from mirkit.key.model import load_key_model, published_order
 from mirkit.key.progressions import render_progression
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,8 +101,6 @@ def test_a_run_with_labels_leaves_everything_behind(labelled):
 
 
 def test_both_model_files_hold_the_same_model(labelled):
-    from mirkit.key.model import load_key_model, published_order
-
     where = labelled["folder"] / "checkpoints"
     ours, theirs = (load_key_model(where / f"model.{suffix}") for suffix in ("safetensors", "pt"))
     assert ours.kind == theirs.kind == "stone24" and np.array_equal(ours.order, published_order("stone24"))
@@ -119,10 +119,22 @@ def test_without_agreement_there_are_no_names_and_no_model_file(table):
     "Four steps teach nothing: the outputs cannot be named, and the run says so instead of inventing"
     run = play(data=str(table), variant="stone12", circle=1, run_id="nameless", **GIVEN)
     assert not (run["folder"] / "checkpoints" / "model.safetensors").exists()
-    assert (run["folder"] / "checkpoints" / "model.pt").exists() and not strict_json(run["folder"] / "metrics.json")[
-        "named"
-    ]
+    assert not strict_json(run["folder"] / "metrics.json")["named"]
+    with pytest.raises(ValueError, match=r"model\.pt: its outputs have no names yet"):
+        load_key_model(run["folder"] / "checkpoints" / "model.pt")
     assert "No names for the outputs" in (run["folder"] / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_wheel_that_is_turned_keeps_its_names_in_both_files(table, monkeypatch):
+    "Only the calibration knows how a network without labels is turned; here it is told"
+    wheel = np.roll(np.arange(12), 5)
+    votes = np.tile(np.arange(24), (3, 1))
+    found = KeyCalibration(np.concatenate((wheel + 12, wheel)), {"major": 1.0, "minor": 1.0}, votes)
+    monkeypatch.setattr("mirkit.key.calibrate.calibrate", lambda *_: found)
+    run = play("def answers(", data=str(table), run_id="turned", **GIVEN)
+    files = [run["folder"] / "checkpoints" / f"model.{suffix}" for suffix in ("safetensors", "pt")]
+    assert all(np.array_equal(load_key_model(f).order, found.order) for f in files)
+    assert not np.array_equal(found.order, published_order("skey"))
 
 
 KILLED = """

@@ -244,7 +244,18 @@ def _official_config(gin: dict[str, Any], rows: int, state: dict[str, np.ndarray
     norm = "frame" if "convnext_blocks.0.norm.weight" in state else "sample"
     return ChromaNetConfig(n_out=12 * rows, norm=norm, **asked)
 
-# %% ../../nbs/key/03_model.ipynb #64e6f919
+# %% ../../nbs/key/03_model.ipynb #b93f2a12
+def _stored_order(content: dict[str, Any], kind: str) -> np.ndarray:
+    "Canonical index of each output: as the file says, else as published"
+    if "order" not in content:
+        return published_order(kind)
+    if content["order"] is None:
+        raise ValueError(
+            "its outputs have no names yet, as training found no agreement on them: train longer, on more music, or with labels"
+        )
+    return np.asarray(content["order"], np.int64)
+
+
 def _read_official(path: Path, kind: str | None, device: str) -> StoneModel:
     content = read_torch(path)
     stone = content.get("stone")
@@ -260,12 +271,13 @@ def _read_official(path: Path, kind: str | None, device: str) -> StoneModel:
         if f"HarmonicVQT.{k}" in gin
     }
     try:
-        kind = kind or official_kind(rows, gin)
+        kind = content.get("kind") or kind or official_kind(rows, gin)
+        order = _stored_order(content, check_choice("kind", kind, KINDS))
         net = _network(state, _official_config(gin, rows, state))
         about = {k: content.get(k) for k in ("epoch", "val_loss", "circle_type")} | {"gin": gin}
         seconds = float(audio.get("dur", 15.0))
-        model = StoneModel(net, kind, front=front, about=about, name=path.stem, device=device, seconds=seconds)
-    except ValueError as e:
+        model = StoneModel(net, kind, order, front, about=about, name=path.stem, device=device, seconds=seconds)
+    except (TypeError, ValueError) as e:
         raise ValueError(f"{path}: {e}") from None
     q = 1 / (2 ** (1 / model.front["bins_per_octave"]) - 1)
     lengths = np.ceil(q * model.sr / model.plan.frequencies)

@@ -364,8 +364,15 @@ def official_state(net: ChromaNet) -> dict[str, Tensor]:
     return state | {f"chromanet.{k}": v.detach().cpu() for k, v in net.state_dict().items()}
 
 
-def save_official(path: str | Path, net: ChromaNet, config: StoneConfig, steps: int, val_loss: float) -> Path:
-    "Write a checkpoint that the published programs read (.pt)"
+def save_official(
+    path: str | Path,  # .pt
+    net: ChromaNet,
+    config: StoneConfig,
+    order: Sequence[int] | np.ndarray | None,  # canonical index of each output; None: nobody knows, so no key model
+    steps: int,
+    val_loss: float,
+) -> Path:
+    "Write a checkpoint that the published programs read; `load_key_model` finds in it what the outputs are called"
     data = {"selfsupervised": "selfsupervised", "supervised": "supervised", "mixed": "mix"}[config.mode]
     gin = {"HarmonicVQT.harmonics": [1], "HarmonicVQT.fmin": 27.5, "HarmonicVQT.n_bins": BINS}
     gin |= {"HarmonicVQT.bins_per_octave": 12, "Stone.n_bins": SHOWN, "Stone.temperature": 1.0}
@@ -374,6 +381,7 @@ def save_official(path: str | Path, net: ChromaNet, config: StoneConfig, steps: 
     gin |= {"CrossPowerSpectralDensityLoss.weights": list(config.loss_weights)} if config.variant == "skey" else {}
     content = {"stone": official_state(net), "loss_fn": {}, "optimizer": {}, "circle_type": config.circle}
     content |= {"epoch": steps, "val_loss": val_loss, "gin_info": [f"{k} = {v!r}" for k, v in gin.items()]}
+    content |= {"kind": config.variant, "order": None if order is None else np.asarray(order).tolist()}  # ours
     with replacing(path) as draft:
         torch.save(content | {"audio": {"dur": config.seconds, "sr": 22050}}, draft)
     return Path(path)
