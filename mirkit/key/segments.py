@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from ..core.audio import AudioError, AudioWarning, audio_info, load
 from ..core.checks import check_choice, check_range
@@ -122,10 +123,26 @@ def usable_seconds(
     return there if track.duration is None else min(there, track.duration)
 
 
-def _report_short(tracks: Sequence["KeyTrack"], lengths: list[float], seconds: float, pairs: bool) -> None:
+def _measured(tracks: Sequence["KeyTrack"]) -> list[tuple["KeyTrack", float]]:  # with their usable length in s
+    "Tracks whose files can be read; one warning about the others. `AudioError` where none can."
+    found, problems = [], []
+    for track in tqdm(tracks, "lengths", unit="track", delay=2):
+        try:
+            found.append((track, usable_seconds(track)))
+        except (AudioError, OSError) as e:
+            problems.append(f"{track.id} ({e})")
+    if tracks and not found:
+        raise AudioError(f"none of {len(tracks)} tracks can be read: {_several(problems)}")
+    if problems:
+        text = f"{len(problems)} of {len(tracks)} tracks cannot be read and are left out: {_several(problems)}"
+        warnings.warn(text, AudioWarning, stacklevel=3)
+    return found
+
+
+def _report_short(measured: Sequence[tuple["KeyTrack", float]], seconds: float, pairs: bool) -> None:
     "Warn about short tracks by name"
-    none = [t.id for t, n in zip(tracks, lengths, strict=True) if n < seconds]
-    some = [t.id for t, n in zip(tracks, lengths, strict=True) if seconds <= n < 2 * seconds]
+    none = [t.id for t, n in measured if n < seconds]
+    some = [t.id for t, n in measured if seconds <= n < 2 * seconds]
     if none:
         text = f"{len(none)} tracks are shorter than a segment of {seconds:g} s and left out: {_several(none)}"
         warnings.warn(text, AudioWarning, stacklevel=3)
@@ -161,9 +178,9 @@ class SegmentSet:
     ):
         self.mode, self.size = check_choice("mode", mode, KINDS), int(check_range("size", size, 1))
         self.seconds, self.seed = check_range("seconds", seconds, 0.1, 3600), seed
-        lengths = [usable_seconds(track) for track in tracks]
-        _report_short(tracks, lengths, seconds, mode != "supervised")
-        usable = [(t, n) for t, n in zip(tracks, lengths, strict=True) if n >= seconds]
+        measured = _measured(tracks)
+        _report_short(measured, seconds, mode != "supervised")
+        usable = [(t, n) for t, n in measured if n >= seconds]
         self.pools = {"selfsupervised": usable, "supervised": [(t, n) for t, n in usable if t.key is not None]}
         for kind in ("supervised", "selfsupervised") if mode == "mixed" else (mode,):
             if not self.pools[kind]:
