@@ -285,7 +285,7 @@ def _answer(model: "KeyModel", heard: Heard, duration: float, audio: dict[str, A
 def official_estimate(
     model: Any,  # StoneModel
     x: np.ndarray,  # (N,) audio at the model's rate
-    overlap: float,  # of STONE's 15 s, 0…0.95
+    overlap: float,  # of STONE's windows, 0…0.95
     audio: dict[str, Any],  # audio and sr for the estimate
 ) -> KeyEstimate:
     "As the official programs do it; too short where they fail"
@@ -309,8 +309,8 @@ def official_windows(
     model: Any,  # StoneModel
     overlap: float,  # 0…0.95
 ) -> list[tuple[int, int]]:  # first sample, and one after the last
-    "What the official programs look at: all of it, or 15 s at a time without what is left over"
-    size = 15 * model.sr
+    "What the official programs look at: all of it, or as long as in training (15 s) at a time, without what is left over"
+    size = int(model.seconds * model.sr)
     if model.kind == "skey" or n < size:
         return [(0, n)]
     return [(a, a + size) for a in range(0, n - size + 1, int(size * (1 - overlap)))]
