@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Example', 'Span', 'mark', 'main_key', 'time_right', 'against', 'save_annotation', 'read_annotation',
-           'examples', 'Picture', 'picture', 'Moved', 'semitone_rows', 'moved_rows', 'turned', 'Answers',
-           'circle_points', 'KeyCircle', 'key_figure', 'answer_html', 'KeyExplorer']
+           'examples', 'Picture', 'picture', 'Moved', 'semitone_rows', 'turned', 'Answers', 'circle_points',
+           'KeyCircle', 'key_figure', 'answer_html', 'KeyExplorer']
 
 # %% ../../nbs/key/20_explore.ipynb #7aa95c24
 import csv
@@ -43,6 +43,7 @@ from mirkit.key.names import (
 )
 from .progressions import render_progression
 from .result import KeyEstimate, KeySegment, circle_svg
+from .tonal import transposed
 from .vqt import harmonic_plan, log_vqt_frames
 from .weights import DEFAULT
 
@@ -133,15 +134,52 @@ def against(
 KINDS = (".csv", ".jams")
 
 
-def _write_csv(path: Path, spans: Sequence[Span], audio: str, duration: float) -> None:
-    whole = len(spans) == 1 and spans[0].start < 0.005 and spans[0].end > duration - 0.005
-    times = [("", "") if whole else (f"{s.start:.3f}", f"{s.end - s.start:.3f}") for s in spans]
-    rows = [(audio, "" if s.key is None else key_name(s.key), *t) for s, t in zip(spans, times, strict=True)]
+def _read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    "The columns of a table and its rows"
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        rows = list(table)
+    if "key" not in (table.fieldnames or ()):
+        raise ValueError("it has no column key")
+    if any(None in row for row in rows):
+        raise ValueError("a row has more cells than there are columns")
+    return list(table.fieldnames or ()), [{k: v or "" for k, v in row.items()} for row in rows]
+
+
+def _is_about(row: dict[str, str], audio: str, folder: Path) -> bool:
+    "Whether a row of a table in this folder is about this sound, or about none by name"
+    name = row.get("audio") or row.get("file")
+    return not name or os.path.abspath(folder / name) == os.path.abspath(folder / audio)
+
+
+def _other_rows(path: Path, audio: str) -> tuple[list[str], list[dict[str, str]], dict[str, str]]:
+    "Of a table that is to be replaced: its columns, the rows of other recordings, and a row of this one"
+    try:
+        columns, rows = _read_rows(path)
+    except (ValueError, csv.Error) as e:
+        raise ValueError(f"{path} cannot be read as keys and was not touched: {e}; choose another file") from e
+    others = [row for row in rows if not _is_about(row, audio, path.parent)]
+    if others and "audio" not in columns:
+        raise ValueError(f"{path} names other recordings, in the column file, and was not touched; choose another file")
+    return columns, others, next((row for row in rows if row not in others), {})
+
+
+def _write_csv(path: Path, spans: Sequence[Span], audio: str, duration: float, cut: bool) -> None:
+    whole = len(spans) == 1 and spans[0].start < 0.005 and spans[0].end > duration - 0.005 and not cut
+    columns, others, known = _other_rows(path, audio) if path.exists() else ([], [], {})
+    more = {c: v for c, v in known.items() if c in ("group", "split")}  # what was said about the recording stays
+    own = []
+    for s in spans:
+        times = {} if whole else {"start": f"{s.start:.3f}", "duration": f"{s.end - s.start:.3f}"}
+        own.append({**more, "audio": audio, "key": "" if s.key is None else key_name(s.key), **times})
+    names = dict.fromkeys(["audio", "key", "start", "duration", *(columns if others or more else ())])
     with replacing(path) as draft, open(draft, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("audio", "key", "start", "duration"), *rows])
+        table = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows([*others, *own])
 
 
-def _write_jams(path: Path, spans: Sequence[Span], audio: str, duration: float) -> None:
+def _write_jams(path: Path, spans: Sequence[Span], audio: str, duration: float, cut: bool) -> None:
     import jams
 
     jam = jams.JAMS()
@@ -161,7 +199,8 @@ def save_annotation(
     spans: Sequence[Span],
     audio: str,  # what the table calls the sound: its file, seen from the table's folder
     duration: float,  # s
-    replace: bool = False,  # write over a file that is there
+    replace: bool = False,  # write over a file that is there; a table keeps its rows about other recordings
+    cut: bool = False,  # the recording goes on after `duration`: a key is never said to be that of the whole
 ) -> Path:
     "Write a reference, atomically. Raises `ValueError` without one and for other kinds of file, `FileExistsError`."
     path = Path(path).expanduser()
@@ -170,19 +209,20 @@ def save_annotation(
     check_choice("the annotation's suffix", path.suffix.lower(), KINDS)
     if path.exists() and not replace:
         raise FileExistsError(f"{path} is there already and was not touched; tick “replace” to write over it")
-    (_write_csv if path.suffix.lower() == ".csv" else _write_jams)(path, spans, audio, duration)
+    (_write_csv if path.suffix.lower() == ".csv" else _write_jams)(path, spans, audio, duration, cut)
     return path
 
 # %% ../../nbs/key/20_explore.ipynb #02d2bf06
-def _read_csv(path: Path, duration: float) -> list[Span]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "key" not in rows[0]:
-        raise ValueError("it has no column key")
+def _read_csv(path: Path, duration: float, audio: str) -> list[Span]:
+    _, rows = _read_rows(path)
+    own = [row for row in rows if not audio or _is_about(row, audio, path.parent)]
+    names = dict.fromkeys(row.get("audio") or row.get("file") or "" for row in own or rows)
+    if (rows and not own) or len(names) > 1:
+        said = ", ".join([*names][:3]) + (" …" if len(names) > 3 else "")
+        raise ValueError(f"its rows are about {said}" + (f", none about {audio}" if audio else "; say which is meant"))
     spans = []
-    for row in rows:
-        start = float(row.get("start") or 0)
-        length = row.get("duration")
+    for row in own:
+        start, length = float(row.get("start") or 0), row.get("duration")
         end = float(row.get("end") or (start + float(length) if length else duration))
         spans.append(Span(start, end, parse_key(row["key"]) if row["key"] else None))
     return spans
@@ -201,6 +241,7 @@ def _read_jams(path: Path) -> list[Span]:
 def read_annotation(
     path: str | Path,  # .csv or .jams
     duration: float,  # s, of the recording
+    audio: str = "",  # what a table of several recordings calls this one: its file, seen from the table's folder
 ) -> tuple[Span, ...]:
     "The reference in a file. Raises `ValueError` naming the file, `FileNotFoundError`."
     path = Path(path).expanduser()
@@ -209,8 +250,9 @@ def read_annotation(
         raise FileNotFoundError(f"there is no file {path}")
     try:
         spans: tuple[Span, ...] = ()
-        for s in _read_csv(path, duration) if path.suffix.lower() == ".csv" else _read_jams(path):
-            spans = mark(spans, s.start, min(s.end, duration), s.key)
+        for s in _read_csv(path, duration, audio) if path.suffix.lower() == ".csv" else _read_jams(path):
+            if s.start < duration:  # what comes after is not shown
+                spans = mark(spans, s.start, min(s.end, duration), s.key)
         return spans
     except (ValueError, TypeError, KeyError, AttributeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} cannot be read as keys: {e}") from e
@@ -302,7 +344,7 @@ class Moved:
         "The features, once the sound has passed"
         for _ in chunks:
             pass
-        yield moved_rows(self.features, self.semitones * semitone_rows(self.model))
+        yield transposed(self.features, self.semitones * semitone_rows(self.model), self.features.min())
 
     def profiles(self, windows: np.ndarray, crops: int = 1) -> np.ndarray:
         "What the model says"
@@ -314,19 +356,6 @@ def semitone_rows(model: "KeyModel") -> int:
     "Rows of a model's features in a semitone"
     front = getattr(model, "front", {"bins_per_octave": 36})  # key-24 has three
     return front["bins_per_octave"] // 12
-
-
-def moved_rows(
-    features: np.ndarray,  # (F, T)
-    rows: int,  # up
-) -> np.ndarray:
-    "Features moved up or down; what comes in is as soft as the softest"
-    if not rows:
-        return features
-    moved = np.full_like(features, features.min())
-    n = len(features)
-    moved[max(0, rows) : n + min(0, rows)] = features[max(0, -rows) : n - max(0, rows)]
-    return moved
 
 
 def turned(
@@ -888,14 +917,19 @@ class KeyExplorer(Panel):
         colour, role = ("#b03a00", "alert") if wrong else ("#333333", "status")
         self.saved.value = f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>'
 
+    def _called(self, path: Path) -> str:
+        "What a table at this path calls the sound that is shown"
+        own = getattr(self.chooser.sound, "path", None)
+        return os.path.relpath(own, path.resolve().parent) if own else self.chooser.sound.name
+
     def save_reference(self) -> None:
         "Write the reference to the file of the field; what went wrong is said beside it"
         sound, e = self.chooser.sound, self.editor
-        path, own = Path(e["path"].value.strip() or ".").expanduser(), getattr(sound, "path", None)
-        name = os.path.relpath(own, path.resolve().parent) if own else sound.name
+        path, duration = Path(e["path"].value.strip() or ".").expanduser(), len(sound.audio) / sound.sr
+        cut = duration > getattr(self.chooser, "longest", float("inf")) - 0.01
         self._tell("writing …")
         try:
-            save_annotation(path, self.spans, name, len(sound.audio) / sound.sr, e["replace"].value)
+            save_annotation(path, self.spans, self._called(path), duration, e["replace"].value, cut)
         except (ValueError, OSError) as error:
             return self._tell(str(error), wrong=True)
         e["replace"].value = False  # the next time it is asked again
@@ -903,10 +937,10 @@ class KeyExplorer(Panel):
 
     def open_reference(self) -> None:
         "Read the reference in the file of the field"
-        sound = self.chooser.sound
+        sound, path = self.chooser.sound, Path(self.editor["path"].value.strip()).expanduser()
         self._tell("reading …")
         try:
-            spans = read_annotation(self.editor["path"].value.strip(), len(sound.audio) / sound.sr)
+            spans = read_annotation(path, len(sound.audio) / sound.sr, self._called(path))
         except (ValueError, OSError) as error:
             return self._tell(str(error), wrong=True)
         self._refer(spans)
