@@ -16,7 +16,7 @@ import pytest
 from mirkit.core.audio import save_audio
 from mirkit.key.calibrate import KeyCalibration
 from mirkit.key.model import load_key_model, published_order
-from mirkit.key.progressions import render_progression
+from mirkit.key.progressions import fixed_split, render_progression
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "nbs" / "train_stone.ipynb"
@@ -123,6 +123,32 @@ def test_without_agreement_there_are_no_names_and_no_model_file(table):
     with pytest.raises(ValueError, match=r"model\.pt: its outputs have no names yet"):
         load_key_model(run["folder"] / "checkpoints" / "model.pt")
     assert "No names for the outputs" in (run["folder"] / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_that_is_trained_on_is_scored(table, place, capsys):
+    "A test set gives its test side, or what has no side, less the pieces that are heard in training or watched"
+    other, header = place / "other.csv", "audio,key,group,split\n"
+    heard = "0.flac,C,again,\n5.flac,G,watched,test\n"
+    other.write_text(f"{header}{heard}7.flac,Bb,theirs,train\n8.flac,Am,new,\n1.flac,Am,1,test\n")
+    found = play(CHECKED, data=str(table), test=str(other), **GIVEN)
+    assert [t.group for t in found["scored"]] == ["new"]
+    assert "3 of 4 tracks are of pieces that are trained on or watched" in capsys.readouterr().out
+    other.write_text(header + heard)
+    with pytest.raises(ValueError, match="no track with a key is left that is on the test side"):
+        play(CHECKED, data=str(table), test=str(other), **GIVEN)
+    both = play(CHECKED, data=str(table), test=f"{table}+progressions", test_rendering={"draws": 1}, **GIVEN)
+    assert {t.id for t in both["scored"]} == {"table/7", "table/8"}  # the one draw is for training
+
+
+def test_sides_do_not_depend_on_what_else_is_learned(table, place):
+    "A piece without a side gets one by its own set's name and group, whatever stands beside it"
+    lines = ["audio,key", *(f"{i}.flac,C" for i in range(9))]
+    (place / "plain.csv").write_text("\n".join(lines) + "\n")
+    plain = str(place / "plain.csv")
+    found = [play(CHECKED, data=names, **GIVEN)["sides"] for names in (plain, f"{plain}+{table}")]
+    for side in ("train", "val", "test"):
+        alone, beside = ({t.audio.name for t in sides[side] if not t.id.startswith("table")} for sides in found)
+        assert alone == beside == {f"{i}.flac" for i in range(9) if fixed_split("plain", str(i)) == side}
 
 
 def test_a_wheel_that_is_turned_keeps_its_names_in_both_files(table, monkeypatch):
