@@ -1,5 +1,6 @@
 """eval_key on a table that is small enough to score by hand: right numbers, kept answers, clear mistakes"""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from mirkit.core.audio import save_audio
 from mirkit.key.data import load_keys
 from mirkit.key.estimator import KeyEstimator
 from mirkit.key.names import KEYS, key_name
-from mirkit.key.progressions import render_progression
+from mirkit.key.progressions import KeyTrack, render_progression
+from mirkit.key.render import render_corpus
 from mirkit.key.tonal import make_tonal_config, random_weights, save_tonal
 from mirkit.lab.run import run_notebook
 
@@ -79,6 +81,12 @@ def test_scores_are_those_of_mir_eval(table, run, settings):
     assert json.loads((result.folder / "config.json").read_text())["settings"]["data"]["songs"]["tracks"] == 5
 
 
+def wraps_signature(stub):
+    "A stand-in for render_corpus that still says which options that takes"
+    stub.__signature__ = inspect.signature(render_corpus)
+    return stub
+
+
 def validate(**values) -> dict:
     "What the notebook does before it works: its first code cells, with other parameters"
     sources = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
@@ -126,3 +134,38 @@ def test_what_is_scored(table, run, settings):
     draws = [frozenset(chosen(max_tracks=2, seed=seed)) for seed in range(5)]
     assert {len(d) for d in draws} == {2} and len(set(draws)) > 1 and draws[0] == chosen(max_tracks=2, seed=0)
     assert validate(data=str(table), baseline=False, models=str(run))["systems"] == ["a-run"]
+
+
+def test_tables_of_one_name_and_joined_sets(table, tmp_path, settings):
+    "Two tables tracks.csv are told apart by their folders, in a list and joined; splits count in each"
+    rows = [f"{table.parent / f'{name}.wav'},{key},{name},test" for name, key in TRUTH.items()]
+    homes = [tmp_path / place / "tracks.csv" for place in ("first", "second")]
+    for home, extra in zip(homes, ("", f"{table.parent / 'heard.wav'},G major,,train\n"), strict=True):
+        home.parent.mkdir()
+        home.write_text("audio,key,group,split\n" + "\n".join(rows) + "\n" + extra)
+    sources = validate(data=list(map(str, homes)))["sources"]
+    assert {name: len(found) for name, found in sources.items()} == {"first": 5, "second": 5}
+    joined = validate(data="+".join(map(str, homes)))["sources"]["first+second"]
+    assert len(joined) == 10 and {t.group.split("/")[0] for t in joined} == {"first", "second"}
+
+
+def test_options_reach_joined_scores(monkeypatch, settings):
+    "Soundfont, variants, seconds and splits go to each corpus, and to nothing else"
+    asked = {}
+
+    def render(name, **options):
+        asked[name] = options
+        return (KeyTrack(f"{name}-piece", NOTEBOOK, 0, "piece", "test"),)
+
+    monkeypatch.setattr("mirkit.key.render.render_corpus", wraps_signature(render))
+    values = {"soundfont": "TimGM6mb+FluidR3", "variants": 3, "seconds": 20.0}
+    found = validate(data=["pop909+wtc", "progressions"], baseline=True, **values)["sources"]
+    assert [t.id for t in found["pop909+wtc"]] == ["pop909/pop909-piece", "wtc/wtc-piece"]
+    assert len(asked) == 2
+    for options in asked.values():
+        assert options["soundfont"] == ["TimGM6mb", "FluidR3"] and options["splits"] == ("test",)
+        assert options["variants"] == 3 and options["seconds"] == 20.0
+    taught = {t.group for t in load_keys("progressions", splits=["train", "val"], draws=5)}
+    heard = found["progressions"]
+    assert sorted(t.key for t in heard) == list(range(24)) and not taught & {t.group for t in heard}
+    assert heard.tracks[0].id in {t.id for t in load_keys("progressions", splits=["test"], draws=8)}  # train_key's test
