@@ -311,6 +311,10 @@ def as_samples(
     if x.ndim not in (1, 2) or x.size == 0:
         shapes = "(samples,) or (batch, samples) with at least one sample"
         raise ValueError(f"audio has shape {x.shape}; it must be {shapes}; average the channels of stereo")
+    if x.ndim == 2 and x.shape[1] <= 8 < x.shape[0]:
+        raise ValueError(
+            f"audio has shape {x.shape}: channels belong first, as (batch, samples); average those of stereo"
+        )
     if not np.isfinite(x).all():
         raise ValueError(f"audio has {np.count_nonzero(~np.isfinite(x))} NaN or infinite samples out of {x.size}")
     return np.ascontiguousarray(x, np.float32)
