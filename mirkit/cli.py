@@ -186,7 +186,8 @@ def _add_key(parser: argparse.ArgumentParser) -> None:
     text = "csv npz json jams, one or several (default: csv); or extensions, as wav: only such files of a folder"
     add("-e", "--export-format", "--export_format", nargs="+", action="extend", metavar="FORMAT", default=[], help=text)
     add("--ext", "--extension", action="append", default=[], metavar="EXT", help="only such files of a folder, as wav")
-    add("--force", action="store_true", help="also recordings that are in the table and have their files")
+    text = "also recordings that are in the table and have their files; a table by another model is begun anew"
+    add("--force", action="store_true", help=text)
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--scheduler", metavar="ADDRESS", help="a Dask cluster instead of processes here, as tcp://host:8786")
     _add_estimating(parser.add_argument_group("estimating").add_argument, parser)
