@@ -172,6 +172,16 @@ def test_bad_sounds_are_sentences(explorer, folder):
     wait_for_key(explorer, "A minor")
     explorer.wait_for_function(f"{GRAPH}._fullLayout.xaxis.range[1] === 100")
     picture(explorer, "6-long")
+    explorer.get_by_role("button", name="Set", exact=True).click()  # F# minor is still chosen
+    (folder / "two.csv").write_text("audio,key\nclick.wav,G major\nlong.flac,C major\n")
+    field = explorer.get_by_placeholder("path of a .csv or .jams file")
+    field.fill("two.csv")
+    field.press("Enter")
+    explorer.get_by_label("replace").check()
+    explorer.get_by_role("button", name="Save", exact=True).click()
+    explorer.locator(".mirkit-stage [role=status]", has_text="saved").filter(has_text="two.csv").wait_for()
+    kept = (folder / "two.csv").read_text().splitlines()[1:]  # the other row, and what was heard of the hour
+    assert kept == ["click.wav,G major,,", "long.flac,F# minor,0.000,100.000"]
 
 
 def test_page_asked_for_nothing_from_outside_and_raised_nothing(explorer):
