@@ -317,14 +317,19 @@ def official_windows(
 
 # %% ../../nbs/key/12_estimator.ipynb #eb0df577
 def estimate_key(
-    audio: Any,  # (N,) or (B, N) samples, numpy or torch
-    sr: int,  # Hz
+    audio: Any,  # (N,) or (B, N) samples, numpy or torch; or the path of a recording
+    sr: int | None = None,  # Hz, of samples
     model: str | Path = DEFAULT,  # a name of ours, or a model file
     **options: Any,  # of KeyEstimator: overlap, crops, threshold, compat, device
 ) -> Any:  # KeyEstimate, or a list of them for a batch
     "Key of audio in one call; the model is read once, and again when its file has changed"
     path = find_weights(model)
-    return _estimator(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))(audio, sr)
+    estimator = _estimator(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))
+    if isinstance(audio, str | Path):
+        return estimator.file(audio)
+    if sr is None:
+        raise ValueError("sr = None: give the sample rate of the samples in Hz")
+    return estimator(audio, sr)
 
 
 @functools.lru_cache(maxsize=8)

@@ -318,15 +318,20 @@ def _official_track(tracker: PitchTracker, x: np.ndarray, sr: int, activations: 
 
 # %% ../../nbs/pitch/11_tracker.ipynb #3fa57289
 def track_pitch(
-    audio: Any,  # (N,) or (B, N) samples, numpy or torch
-    sr: int,  # Hz
+    audio: Any,  # (N,) or (B, N) samples, numpy or torch; or the path of a recording
+    sr: int | None = None,  # Hz, of samples
     model: str | Path = DEFAULT,  # a name of ours, or a model file
     activations: bool = False,  # keep the (T, n) distributions
     **options: Any,  # of PitchTracker: step_size, viterbi, threshold, device, …
 ) -> Any:  # PitchTrack, or PitchTracks for a batch
     "Pitch of audio in one call; the model is read once, and again when its file has changed"
     path = find_weights(model)
-    return _tracker(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))(audio, sr, activations)
+    tracker = _tracker(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))
+    if isinstance(audio, str | Path):
+        return tracker.file(audio, activations)
+    if sr is None:
+        raise ValueError("sr = None: give the sample rate of the samples in Hz")
+    return tracker(audio, sr, activations)
 
 
 @functools.lru_cache(maxsize=8)
