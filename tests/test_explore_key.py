@@ -102,6 +102,17 @@ def test_transposition(explorer):
     explorer.wait_for_function(f"{AUDIO}.playbackRate === 1")
 
 
+def save(explorer, file):
+    "Click until the file is there: the page still moves while the figure is drawn anew, and a click can miss"
+    for _ in range(4):
+        explorer.get_by_role("button", name="Save", exact=True).click()
+        for _ in range(40):
+            if file.exists():
+                return
+            explorer.wait_for_timeout(250)
+    raise AssertionError(f"{file} was not saved: {explorer.locator('.mirkit-stage [role=alert]').all_inner_texts()}")
+
+
 def test_correct_a_stretch_and_save_it(explorer, folder):
     "A click chooses the stretch, a menu its key; what is saved can be read back and is not written over"
     choose(explorer, "C major, A minor, E major")
@@ -124,7 +135,7 @@ def test_correct_a_stretch_and_save_it(explorer, folder):
     for name in ("mine.csv", "mine.jams"):
         field.fill(name)
         field.press("Enter")
-        explorer.get_by_role("button", name="Save", exact=True).click()
+        save(explorer, folder / name)
         done.filter(has_text=name).wait_for()
         spans = read_annotation(folder / name, 60.0)
         assert [(s.key, round(s.start), round(s.end)) for s in spans] == [(0, 0, 20), (18, 20, 40), (4, 40, 60)]
