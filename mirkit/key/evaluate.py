@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import mirkit
-from ..core.cache import ArrayCache, cache_key, content_hash
+from ..core.cache import ArrayCache, cache_key, content_hash, file_hash
 from ..core.compute import map_threads
 from ..core.view import PALETTE, _figure
 from .data import KeyTrack, load_track
@@ -52,16 +52,8 @@ def system_key(
     return cache_key(model=model, code=_code(_BASELINES), **options)
 
 # %% ../../nbs/key/15_evaluate.ipynb #4755d607
-@functools.lru_cache(maxsize=100_000)
-def _content(path: Path, size: int, changed: int) -> str:
-    "`content_hash`, once a file as long as it is the same"
-    return content_hash(path)
-
-
 def _answer_key(track: KeyTrack, system: str) -> str:
-    stat = track.audio.stat()
-    sound = _content(track.audio, stat.st_size, stat.st_mtime_ns)
-    return cache_key(sound=sound, start=track.start, duration=track.duration, system=system)
+    return cache_key(sound=file_hash(track.audio), start=track.start, duration=track.duration, system=system)
 
 # %% ../../nbs/key/15_evaluate.ipynb #6fcc7acb
 Estimator = Callable[[np.ndarray, int], KeyEstimate]

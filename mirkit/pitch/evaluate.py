@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Estimator', 'KINDS', 'at_times', 'reference_at', 'Condition', 'read_condition', 'pink_noise', 'mix', 'disturb',
            'company', 'hear', 'answer_key', 'tracker_key', 'pyin_track', 'pyin_tracks', 'track_all', 'references',
-           'score_items', 'suitable_threshold', 'find_model', 'training_record', 'unheard_groups', 'short_names']
+           'score_items', 'suitable_threshold', 'training_record', 'unheard_groups']
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #6d2ba05c
 import concurrent.futures
@@ -22,15 +22,13 @@ import numpy as np
 
 import mirkit
 from ..core.audio import audio_info, load, resample
-from ..core.cache import ArrayCache, cache_key, content_hash
+from ..core.cache import ArrayCache, cache_key, content_hash, file_hash
 from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads, usable_cores
 from ..core.results import PitchTrack
 from ..core.score import best_threshold, score_tracks
-from ..core.settings import load_settings
 from ..core.tracks import Track, labels_at
 from ..core.units import midi_to_hz
-from .weights import find_weights, weights_names
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #84e9ba27
 Estimator = Callable[[np.ndarray, int], PitchTrack]
@@ -140,20 +138,13 @@ def hear(track: Track, condition: Condition | None = None) -> tuple[np.ndarray, 
     return mix(x, load(other.audio, channel=other.channel)[0], condition.snr), sr
 
 # %% ../../nbs/pitch/12_evaluate.ipynb #50b355c5
-@functools.lru_cache(maxsize=100_000)
-def _content(path: Path, size: int, changed: int) -> str:
-    "`content_hash`, once a file as long as it is the same"
-    return content_hash(path)
-
-
 def answer_key(
     track: Track,
     condition: Condition,
     **system: Any,  # what the answer depends on besides the sound: numbers and texts
 ) -> str:
     "Cache key of a system's answer for a recording under a condition"
-    stat = track.audio.stat()
-    sound = {"f": _content(track.audio, stat.st_size, stat.st_mtime_ns), "c": track.channel}
+    sound = {"f": file_hash(track.audio), "c": track.channel}
     noise = {"k": condition.kind, "r": condition.snr, "n": condition.seed, "i": track.id}
     return cache_key(**sound, **(noise if condition.kind != "clean" else {}), **system)
 
@@ -289,29 +280,6 @@ def suitable_threshold(
     best = best_threshold(*columns)
     return round(best, 3) if np.isfinite(best) else None
 
-# %% ../../nbs/pitch/12_evaluate.ipynb #09a29648
-def find_model(name: str | Path) -> Path:
-    "The file of a model: one of ours by name, itself, or that of a training run (folder or id). Raises `FileNotFoundError`."
-    if str(name) in weights_names():
-        return find_weights(name)
-    path, reports = Path(name).expanduser(), load_settings().reports_path
-    if path.is_file():
-        return path
-    for folder in (path, *(notebook / path for notebook in sorted(reports.glob("train_*")))):
-        file = folder / "checkpoints" / "model.safetensors"
-        if file.is_file():
-            return file
-        if (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"models = {str(name)!r}: the run {folder} is not finished: there is no {file.name}"
-            )
-    files = sorted(reports.glob("train_*/*/checkpoints/model.safetensors"), key=lambda f: f.stat().st_mtime)
-    raise FileNotFoundError(
-        f"models = {str(name)!r} is neither a name ({', '.join(weights_names()) or 'none is there'}), nor a file "
-        f"(.safetensors, official .ckpt), nor a training run below {reports}; "
-        f"the last finished runs: {', '.join(f.parent.parent.name for f in files[-5:]) or 'none'}"
-    )
-
 # %% ../../nbs/pitch/12_evaluate.ipynb #76cacd36
 def training_record(model: Path) -> dict[str, Any]:  # data, held_out, …; {} where nothing is known
     "What a model was trained on: the config.json of its run, else what its file says"
@@ -340,19 +308,3 @@ def unheard_groups(
     if not same or not held_out <= groups:  # other data, maybe of the same name
         return groups
     return held_out - (groups if held_out == groups else set())  # a naive split holds out what it trains on
-
-# %% ../../nbs/pitch/12_evaluate.ipynb #fa77f41e
-def short_names(
-    paths: Iterable[str | Path],
-    taken: Iterable[str] = (),  # names that are in use
-) -> list[str]:
-    "The last part of each path without its suffix, with as much before it as it takes to tell them apart"
-    given = [Path(p) for p in paths]
-    parts = [[*p.parts[:-1], p.stem if p.suffix in (".safetensors", ".ckpt") else p.name] for p in given]
-    for depth in range(1, max(map(len, parts), default=0) + 1):
-        names = ["-".join(x.strip("/") for x in part[-depth:]).strip("-") for part in parts]
-        if len({*names, *taken}) == len(names) + len(set(taken)):
-            return names
-    if given:
-        raise ValueError(f"the same name twice: {', '.join(map(str, given))}")
-    return []
