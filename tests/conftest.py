@@ -42,6 +42,13 @@ def own_folders(tmp_path_factory):
 
 
 @pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    "An empty folder, the current one"
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def settings(tmp_path, monkeypatch) -> Settings:
     "Settings with an empty cache and an empty reports folder, for one test"
     monkeypatch.setenv("MIRKIT_CACHE_PATH", str(tmp_path / "cache"))

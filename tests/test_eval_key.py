@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import mir_eval
-import nbformat
 import numpy as np
 import pytest
+from runs import validate
 
 from mirkit.core.audio import save_audio
 from mirkit.key.data import load_keys
@@ -87,16 +87,6 @@ def wraps_signature(stub):
     return stub
 
 
-def validate(**values) -> dict:
-    "What the notebook does before it works: its first code cells, with other parameters"
-    sources = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
-    parameters, *cells = sources[: 1 + next(i for i, s in enumerate(sources) if s.startswith("settings_now"))]
-    space: dict = {}
-    for source in (parameters, "\n".join(f"{k} = {v!r}" for k, v in values.items()), *cells[:-1]):
-        exec(source, space)
-    return space
-
-
 @pytest.mark.parametrize(
     "values, texts",
     [
@@ -119,7 +109,7 @@ def test_mistakes_are_named_at_once(values, texts, table, run, settings):
     values = {"data": [str(table)], **values}
     values["models"] = [str(run) if m == "RUN" else m for m in values.get("models", [])]
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        validate(**values)
+        validate(NOTEBOOK, **values)
     assert not [t for t in texts if t not in str(caught.value)], caught.value
     assert not settings.reports_path.exists()  # nothing was begun
 
@@ -128,12 +118,12 @@ def test_what_is_scored(table, run, settings):
     "Test tracks where there are splits, drawn by the seed; lists as a command line gives them"
 
     def chosen(**values) -> set[str]:
-        return {t.id for t in validate(**{"data": str(table), **values})["sources"]["songs"]}
+        return {t.id for t in validate(NOTEBOOK, **{"data": str(table), **values})["sources"]["songs"]}
 
     assert chosen() == set(TRUTH) and chosen(splits=[]) == {*TRUTH, "heard"} and chosen(splits="train") == {"heard"}
     draws = [frozenset(chosen(max_tracks=2, seed=seed)) for seed in range(5)]
     assert {len(d) for d in draws} == {2} and len(set(draws)) > 1 and draws[0] == chosen(max_tracks=2, seed=0)
-    assert validate(data=str(table), baseline=False, models=str(run))["systems"] == ["a-run"]
+    assert validate(NOTEBOOK, data=str(table), baseline=False, models=str(run))["systems"] == ["a-run"]
 
 
 def test_tables_of_one_name_and_joined_sets(table, tmp_path, settings):
@@ -143,9 +133,9 @@ def test_tables_of_one_name_and_joined_sets(table, tmp_path, settings):
     for home, extra in zip(homes, ("", f"{table.parent / 'heard.wav'},G major,,train\n"), strict=True):
         home.parent.mkdir()
         home.write_text("audio,key,group,split\n" + "\n".join(rows) + "\n" + extra)
-    sources = validate(data=list(map(str, homes)))["sources"]
+    sources = validate(NOTEBOOK, data=list(map(str, homes)))["sources"]
     assert {name: len(found) for name, found in sources.items()} == {"first": 5, "second": 5}
-    joined = validate(data="+".join(map(str, homes)))["sources"]["first+second"]
+    joined = validate(NOTEBOOK, data="+".join(map(str, homes)))["sources"]["first+second"]
     assert len(joined) == 10 and {t.group.split("/")[0] for t in joined} == {"first", "second"}
 
 
@@ -159,7 +149,7 @@ def test_options_reach_joined_scores(monkeypatch, settings):
 
     monkeypatch.setattr("mirkit.key.render.render_corpus", wraps_signature(render))
     values = {"soundfont": "TimGM6mb+FluidR3", "variants": 3, "seconds": 20.0}
-    found = validate(data=["pop909+wtc", "progressions"], baseline=True, **values)["sources"]
+    found = validate(NOTEBOOK, data=["pop909+wtc", "progressions"], baseline=True, **values)["sources"]
     assert [t.id for t in found["pop909+wtc"]] == ["pop909/pop909-piece", "wtc/wtc-piece"]
     assert len(asked) == 2
     for options in asked.values():

@@ -4,11 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 from mir_eval import melody
+from runs import validate
 
 from mirkit.core.audio import load, save_audio
 from mirkit.lab.run import run_notebook
@@ -124,16 +124,6 @@ def test_peers_are_scored_at_their_own_thresholds(songs, settings, monkeypatch):
     assert "50–2000 Hz; no training" in (result.folder / "report.html").read_text(encoding="utf-8")
 
 
-def validate(**values) -> dict:
-    "What the notebook does before it works: its first code cells, with other parameters"
-    sources = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
-    parameters, *cells = sources[: 1 + next(i for i, s in enumerate(sources) if s.startswith("settings_now"))]
-    space: dict = {}
-    for source in (parameters, "\n".join(f"{k} = {v!r}" for k, v in values.items()), *cells[:-1]):
-        exec(source, space)
-    return space
-
-
 @pytest.mark.parametrize(
     "values, texts",
     [
@@ -163,7 +153,7 @@ def test_mistakes_are_named_at_once(values, texts, songs, run, settings, monkeyp
     values = {"data": ["songs"], **values}
     values["models"] = [str(run) if m == "RUN" else m for m in values.get("models", [])]
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        validate(**values)
+        validate(NOTEBOOK, **values)
     assert not [t for t in texts if t not in str(caught.value)], caught.value
     assert not settings.reports_path.exists()  # nothing was begun
 
@@ -173,7 +163,7 @@ def test_which_recordings_are_scored(songs, run, settings, monkeypatch, tmp_path
     monkeypatch.setenv("MIRKIT_DATA_PATH", str(songs.parent))
 
     def chosen(**values) -> list[str]:
-        return [t.id for t in validate(**values)["tracks"]["songs"]]
+        return [t.id for t in validate(NOTEBOOK, **values)["tracks"]["songs"]]
 
     everything = ["one", "two", "solo", "duet [left]"]
     assert chosen(data="songs") == everything

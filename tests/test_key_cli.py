@@ -44,13 +44,6 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    "An empty folder, the current one"
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def key(model, capsys):
     "Run the command: status, what it prints, and what it says on stderr"
 

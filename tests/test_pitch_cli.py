@@ -39,13 +39,6 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    "An empty folder, the current one"
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def pitch(model, capsys):
     "Run the command: status, and what it says on stderr"
 

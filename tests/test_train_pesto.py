@@ -1,6 +1,5 @@
 """The main job from outside: what a training leaves behind, what stops it, and how it goes on after a kill"""
 
-import csv
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import soundfile as sf
+from runs import history, strict_json
 
 from mirkit.core.audio import resample
 from mirkit.core.synth import render_track
@@ -63,21 +63,6 @@ def singers(place) -> Path:
         write_audio(place / "singers" / f"{name}.wav", x)
         write_labels(place / "singers" / f"{name}.csv", times, f0)
     return place / "singers"
-
-
-def strict_json(path: Path) -> dict:
-    "JSON as other programs read it: without NaN"
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{path}: {word} is not JSON")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    "history.csv without the clock"
-    with open(folder / "history.csv", newline="") as f:
-        return [{k: float(v) for k, v in row.items() if k != "seconds" and v} for row in csv.DictReader(f)]
 
 
 def same_tensors(a: Path, b: Path) -> bool:

@@ -1,7 +1,5 @@
 """Training a key model from outside: what a run leaves behind, what stops it, and how it goes on after a kill"""
 
-import csv
-import json
 import os
 import re
 import signal
@@ -12,6 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from runs import history, strict_json
 
 from mirkit.core.audio import save_audio
 from mirkit.key.calibrate import KeyCalibration
@@ -61,21 +60,6 @@ def table(place) -> Path:
         rows.append(f"{i}.flac,{'' if key == '-1' else key},{split}")
     (place / "table.csv").write_text("\n".join(rows) + "\n")
     return place / "table.csv"
-
-
-def strict_json(path: Path) -> dict:
-    "JSON as other programs read it: without NaN"
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{path}: {word} is not JSON")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    "history.csv without the clock"
-    with open(folder / "history.csv", newline="") as f:
-        return [{k: float(v) for k, v in row.items() if k != "seconds" and v} for row in csv.DictReader(f)]
 
 
 @pytest.fixture(scope="module")

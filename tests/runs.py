@@ -1,0 +1,32 @@
+"""What the tests of several runnable notebooks do with them and with what they leave"""
+
+import csv
+import json
+from pathlib import Path
+
+import nbformat
+
+
+def validate(notebook: Path, **values) -> dict:
+    "What the notebook does before it works: its first code cells, with other parameters"
+    sources = [c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    parameters, *cells = sources[: 1 + next(i for i, s in enumerate(sources) if s.startswith("settings_now"))]
+    space: dict = {}
+    for source in (parameters, "\n".join(f"{k} = {v!r}" for k, v in values.items()), *cells[:-1]):
+        exec(source, space)
+    return space
+
+
+def strict_json(path: Path) -> dict:
+    "JSON as other programs read it: without NaN"
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{path}: {word} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    "history.csv without the clock"
+    with open(folder / "history.csv", newline="") as f:
+        return [{k: float(v) for k, v in row.items() if k != "seconds" and v} for row in csv.DictReader(f)]
