@@ -85,10 +85,10 @@ def decode(
     return _rows(s, mean_velocity(v), at, subframe)
 
 
-def _rows(s: np.ndarray, v: np.ndarray, at: tuple[np.ndarray, ...], subframe: bool) -> np.ndarray:
-    "Rows of the decoder for cells of (B, keys, T)"
+def _rows(s: np.ndarray, v: np.ndarray, at: tuple[np.ndarray, ...], subframe: bool, first: int = 0) -> np.ndarray:
+    "Rows of the decoder for cells of (B, keys, T), which begin with frame `first`"
     b, key, frame = at
-    place = frame.astype(float)
+    place = first + frame.astype(float)
     if subframe:
         last = s.shape[-1] - 1
         neighbours = (
@@ -131,8 +131,7 @@ class DecodeStream:
         peaks = find_peaks(s, self.threshold, self.plateaus)
         peaks[..., : self.given - self.first] = False
         peaks[..., ready - self.first :] = False
-        rows = _rows(s, velocity, np.nonzero(peaks), self.subframe)
-        rows[:, 2] += self.first
+        rows = _rows(s, velocity, np.nonzero(peaks), self.subframe, self.first)
         keep = max(0, ready - REACH - 1 - self.first)
         self.held, self.first, self.given = (a[:, keep:], b[:, keep:]), self.first + keep, ready
         return rows
