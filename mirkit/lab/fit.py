@@ -13,6 +13,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def _keeper(options: FitOptions):
         def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
             if self.rows and self.rows[-1]["step"] == trainer.global_step:
                 return  # a resumed run first closes the epoch that it was saved in
+            if trainer.global_step % options.steps_per_epoch and trainer.global_step < options.max_steps:
+                return  # stopped within an epoch: who stopped it has saved it (lab/09_control)
             now = time.perf_counter()
             self.seconds, self.start = self.seconds + now - self.start, now
             metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -164,7 +167,10 @@ def _logger(options: FitOptions):
     return False
 
 
-def make_trainer(options: FitOptions):  # lightning.Trainer
+def make_trainer(
+    options: FitOptions,
+    callbacks: Sequence[Any] = (),  # more Lightning callbacks
+):  # lightning.Trainer
     "A Lightning trainer set up as `options` say"
     import lightning as L
 
@@ -178,7 +184,7 @@ def make_trainer(options: FitOptions):  # lightning.Trainer
         log_every_n_steps=options.steps_per_epoch,
         gradient_clip_val=options.gradient_clip or None,
         logger=_logger(options),
-        callbacks=[_keeper(options)],
+        callbacks=[_keeper(options), *callbacks],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -205,6 +211,7 @@ def fit(
     module: Any,  # a LightningModule with an attribute `seed`; its training batches are step numbers
     options: FitOptions,
     resume: bool = True,  # go on from last.ckpt in the folder when there is one
+    callbacks: Sequence[Any] = (),  # more Lightning callbacks, such as control's
 ) -> FitResult:
     "Train, or go on training; a finished run is only read. Raises `ValueError` for a checkpoint that cannot be read."
     import torch
@@ -214,7 +221,7 @@ def fit(
     if last.exists() and not resume:
         raise ValueError(f"{options.folder} already holds a training; resume it or choose another folder")
     _quiet()
-    trainer = make_trainer(options)
+    trainer = make_trainer(options, callbacks)
     steps: Any = DataLoader(range(options.steps_per_epoch), batch_size=None)  # type: ignore[arg-type]
     keeper: Any = next(c for c in trainer.callbacks if type(c).__name__ == "Keeper")  # type: ignore[attr-defined]
     begun, kept, weights = _read_checkpoint(last) if last.exists() else (0, {}, {})
@@ -248,8 +255,15 @@ def _quiet() -> None:
 
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (".*num_workers.*", ".*does not have many workers.*", ".*GPU available but not used.*", ".*treespec.*"):
-        warnings.filterwarnings("ignore", text)
+    hints = (
+        "num_workers",
+        "does not have many workers",
+        "GPU available but not used",
+        "treespec",
+        "resuming from a checkp",
+    )
+    for text in hints:
+        warnings.filterwarnings("ignore", f".*{text}.*")
 
 
 def peak_memory() -> float:
