@@ -95,16 +95,89 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     actions.add_parser("list", help="which data sets there are, and which are on this machine")
     for action, text in (("check", "counts, hours and missing files"), ("fetch", "download from the public address")):
         actions.add_parser(action, help=text).add_argument("name", help="of a data set: see mirkit data list")
+    text = "log-mels and rolls of piano recordings in two HDF5 files, to train on; run again, it goes on where it ended"
+    _add_prepare(actions.add_parser("prepare", help=text, description=text))
 
 
 def _data(args: argparse.Namespace) -> int:
     from mirkit.core.tracks import check_dataset, fetch_dataset, list_datasets
 
+    if args.action == "prepare":
+        return _prepare(args)
     if args.action == "list":
         for info in list_datasets():
             print(info)
     else:
         print((check_dataset if args.action == "check" else fetch_dataset)(args.name))
+    return 0
+
+# %% ../nbs/90_cli.ipynb #8cd22b58
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("name", help="maestro (-v1 -v2 -v3), maps, asap, a folder of sounds with MIDI files, or a table .csv")
+    add("-o", "--output", required=True, metavar="DIR", help="where to write the files")
+    add("--root", metavar="DIR", help="where the data set lies (default: the setting data_path)")
+    add("--files", nargs="+", metavar="ID", help="only these recordings, by their names without suffix")
+    add("--jobs", type=int, default=1, help="processes (default: 1)")
+    add("--scheduler", metavar="ADDRESS", help="a Dask cluster that sees the same folders, as tcp://host:8786")
+    add("--device", default="cpu", help="that computes the spectrograms: cpu (the default), cuda, cuda:N, mps")
+    text = "refuse a sound that ends before its notes, instead of leaving out notes that cannot be heard"
+    add("--strict", action="store_const", dest="short", const="error", default="cut", help=text)
+    add("--skip-failed", action="store_true", help="write the files without recordings that failed")
+    add("--repair", action="store_true", help="make files anew that are damaged")
+    add("--force", action="store_true", help="make everything anew")
+    _add_choosing(parser.add_argument_group("which recordings").add_argument)
+    _add_spectrum(parser.add_argument_group("spectrograms and rolls").add_argument)
+
+
+def _add_choosing(add: Callable) -> None:
+    text = "leave out recordings whose files are missing"
+    add("--skip-missing", action="store_const", dest="missing", const="skip", help=text)
+    add("--splits", nargs="+", metavar="SPLIT", help="train, val, test (default: all)")
+    add("--years", nargs="+", type=int, metavar="YEAR", help="of MAESTRO")
+    add("--instruments", nargs="+", metavar="NAME", help="of MAPS, as ENSTDkAm")
+    add("--categories", nargs="+", metavar="NAME", help="of MAPS: ISOL MUS RAND UCHO")
+    add("--redundancy", type=int, metavar="N", help="of MAPS: pieces on several pianos: 0 all, 1 one of them, 2 none")
+    add("--seed", type=int, metavar="N", help="of MAPS: draws that one")
+    add("--split-by", metavar="WAY", help="of MAPS: piece (the default), or piano: real ones are tested")
+    add("--audio", metavar="DIR", help="of ASAP: folder of rendered sounds")
+
+# %% ../nbs/90_cli.ipynb #f5575505
+_SPECTRUM = {  # option: field of StoreConfig, type, help
+    "--sr": ("sr", int, "rate, Hz (16000)"),
+    "--mels": ("n_mels", int, "mel filters (229)"),
+    "--n-fft": ("n_fft", int, "samples in a window (2048)"),
+    "--hop": ("hop_length", int, "samples from frame to frame (384)"),
+    "--fmin": ("fmin", float, "lowest frequency, Hz (50)"),
+    "--fmax": ("fmax", float, "highest frequency, Hz (8000)"),
+}
+
+
+def _add_spectrum(add: Callable) -> None:
+    for option, (field, kind, text) in _SPECTRUM.items():
+        add(option, dest=field, type=kind, metavar="X", help=text)
+    add("--no-sustain", action="store_const", dest="extend", const=False, help="notes end with their keys")
+    text = "log-mels of half precision: half the size, 0.02 dB off"
+    add("--float16", action="store_const", dest="dtype", const="float16", help=text)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from mirkit.piano.store import PrepareError, StoreConfig, prepare_data
+
+    chosen = ("missing", "splits", "years", "instruments", "categories", "redundancy", "seed", "split_by", "audio")
+    numbers = {f: v for f in StoreConfig.__dataclass_fields__ if (v := getattr(args, f)) is not None}
+    how = {
+        k: getattr(args, k) for k in ("files", "jobs", "scheduler", "device", "short", "skip_failed", "repair", "force")
+    }
+    options = {k: getattr(args, k) for k in chosen}
+    try:
+        result = prepare_data(args.name, args.output, args.root, options, StoreConfig(**numbers), **how)
+    except PrepareError as e:
+        print(f"mirkit: {e}", file=sys.stderr)
+        return 1
+    for warning in result.warnings:
+        print(f"mirkit: warning: {warning}", file=sys.stderr)
+    print(result)
     return 0
 
 # %% ../nbs/90_cli.ipynb #6a5ca828
@@ -311,7 +384,7 @@ COMMANDS: dict[str, tuple[str, Callable, Callable]] = {
     "pitch": ("track the pitch of recordings", _add_pitch, _pitch),
     "key": ("estimate the key of recordings", _add_key, _key),
     "export": ("write a pitch model as ONNX or TorchScript", _add_export, _export),
-    "data": ("list, check or fetch data sets", _add_data, _data),
+    "data": ("list, check, fetch or prepare data sets", _add_data, _data),
     "settings": ("show the settings and where each comes from", _add_settings, _settings),
 }
 
