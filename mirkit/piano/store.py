@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['StoreConfig', 'store_paths', 'parse_store_names', 'read_sound', 'sound_mel', 'frame_samples', 'fit_roll',
-           'StoreError', 'Item', 'PianoStore', 'check_frames', 'open_store', 'Prepared', 'prepare_store', 'PianoAudio',
-           'prepare_data']
+           'StoreError', 'Item', 'PianoStore', 'check_frames', 'open_store', 'Prepared', 'PrepareError',
+           'prepare_store', 'PianoAudio', 'prepare_data']
 
 # %% ../../nbs/piano/05_store.ipynb #cf51ab1a
 import ast
@@ -618,11 +618,15 @@ class Prepared:
         return f"{self.made} recordings made, {self.kept} there before{speed}\n{size:.1f} MB: {self.mel}\n{' ' * len(f'{size:.1f} MB')}  {self.roll}"
 
 # %% ../../nbs/piano/05_store.ipynb #b977dce1
+class PrepareError(ValueError):
+    "Recordings that failed, and why"
+
+
 def _check_failed(outcomes: list, skip: bool) -> list[str]:
-    "What is to be said about recordings that failed. Raises `ValueError` unless they may be left out."
+    "What is to be said about recordings that failed. Raises `PrepareError` unless they may be left out."
     failed = [f"{o.item}: {o.error}" for o in outcomes if o.status == "failed"]
     if failed and not skip:
-        raise ValueError(
+        raise PrepareError(
             f"{len(failed)} recordings failed, so no files were written; what is finished is kept. Mend them and run again, "
             "or leave them out (skip_failed, --skip-failed)\n"
             + "\n".join(failed[:20])
@@ -668,7 +672,7 @@ def prepare_store(
     device: str = "cpu",  # that computes the spectrograms
     progress: bool = True,  # show a bar
 ) -> Prepared:
-    "Make a store of a data set, or what is missing of it. Raises `ValueError` when recordings fail, `StoreError` for damaged files."
+    "Make a store of a data set, or what is missing of it. Raises `PrepareError` when recordings fail, `StoreError` for damaged files."
     config = config or StoreConfig()
     check_choice("short", short, ("cut", "error"))
     paths = store_paths(check_writable(Path(folder).expanduser()), data.name, config)
