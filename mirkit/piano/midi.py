@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUSTAIN', 'SOSTENUTO', 'SOFT', 'Message', 'Keyboard', 'Performance', 'to_performance', 'tick_seconds',
-           'file_messages', 'song_messages', 'check_strictly', 'parse_midi', 'read_midi']
+           'file_messages', 'song_messages', 'check_strictly', 'parse_midi', 'read_midi', 'read_tsv']
 
 # %% ../../nbs/piano/01_midi.ipynb #7d0cbae1
 import io
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.checks import check_range
-from .notes import Notes
+from .notes import Notes, write_midi
 
 if TYPE_CHECKING:
     import mido
@@ -171,10 +171,10 @@ def tick_seconds(
     if division <= 0:
         raise ValueError(f"division = {division}; a beat must have at least one tick")
     marks = np.array(list(({0: 500_000} | dict(tempi)).items()), np.int64)  # the last of several at one tick
-    starts, tempo = marks[:, 0], marks[:, 1]
-    passed = np.concatenate([[0], np.cumsum(np.diff(starts) * tempo[:-1])])
-    mark = np.searchsorted(starts, ticks, "right") - 1
-    return (passed[mark] + (ticks - starts[mark]) * tempo[mark]) / (1e6 * division)
+    moments = np.unique(np.concatenate([marks[:, 0], ticks]))
+    tempo = marks[np.searchsorted(marks[:, 0], moments[:-1], "right") - 1, 1]
+    seconds = np.concatenate([[0.0], np.cumsum(np.diff(moments) / division * tempo / 1e6)])
+    return seconds[np.searchsorted(moments, ticks)]
 
 # %% ../../nbs/piano/01_midi.ipynb #eb395613
 def _read_track(track: Iterable[Any], rows: list[Message], tempi: list[tuple[int, int]], seen: dict[str, set]) -> None:
@@ -279,14 +279,14 @@ def parse_midi(data: bytes, strict: bool = False) -> tuple["mido.MidiFile", list
     try:
         return mido.MidiFile(file=io.BytesIO(data)), []
     except broken as e:
-        problem = f"{type(e).__name__} {e}".strip()
+        problem = str(e) or "it ends too early"
     for cut in range(0 if strict else 64):
         try:
             return mido.MidiFile(file=io.BytesIO(_mended(data, cut)), clip=True), [f"damaged, read in part: {problem}"]
         except EOFError:
             continue
         except broken as e:
-            problem = f"{type(e).__name__} {e}".strip()
+            problem = str(e) or "it ends too early"
             break
     raise ValueError(f"its bytes are damaged: {problem}")
 
@@ -319,3 +319,24 @@ def read_midi(
     except ValueError as e:
         name = source if isinstance(source, str | Path) else getattr(source, "filename", None) or "the MIDI data"
         raise ValueError(f"{name} cannot be read{' strictly' * strict} as MIDI: {e}") from e
+
+# %% ../../nbs/piano/01_midi.ipynb #f06b0c9f
+def read_tsv(path: str | Path) -> Performance:
+    "The performance in a table of onset s, offset s, note, velocity. Raises `ValueError` naming file and line."
+    rows: list[list[float]] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            rows.append([float(cell) for cell in line.split("\t")])
+        except ValueError:
+            rows.append([])
+        if len(rows[-1]) != 4:
+            raise ValueError(f"{path}, line {number}: {line[:60]!r}; it must be onset, offset, note, velocity")
+    end = max((max(row[:2]) for row in rows), default=0.0)
+    try:
+        notes, said = _to_notes(rows, end)
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
+    none = np.zeros((0, 2))
+    return Performance(notes, none, none, none, notes.duration, tuple(said))

@@ -374,16 +374,19 @@ def plot_notes(notes: Notes, title: str = "") -> "go.Figure":
     import plotly.graph_objects as go
 
     ends, names = drawn_offsets(notes), [str(midi_to_note(int(p))) for p in notes.pitch]
-    known = [f"{t:.3f}" if np.isfinite(t) else "?" for t in notes.offset]
+    known = [f"{a:.3f} to {b:.3f}".replace("nan", "?") for a, b in zip(notes.onset, notes.offset, strict=True)]
     scale = {"color": notes.velocity, "cmin": 0, "cmax": 127, "colorscale": [[k / 2, c] for k, c in enumerate(_RAMP)]}
     bar = {"title": "velocity", "thickness": 10, "outlinewidth": 0}
-    bars = go.Bar(x=ends - notes.onset, base=notes.onset, y=notes.pitch, orientation="h", width=0.9, showlegend=False)
+    where = {
+        "x": notes.onset - ends,
+        "base": ends,
+        "y": notes.pitch,
+    }  # from right to left: a click on a note means its onset
+    bars = go.Bar(**where, orientation="h", width=0.9, showlegend=False)
     bars.update(
         marker={**scale, "colorbar": bar, "line": {"width": 0}}, customdata=list(zip(names, known, strict=True))
     )
-    bars.update(
-        hovertemplate="%{customdata[0]}, %{base:.3f} to %{customdata[1]} s, velocity %{marker.color}<extra></extra>"
-    )
+    bars.update(hovertemplate="%{customdata[0]}, %{customdata[1]} s, velocity %{marker.color}<extra></extra>")
     figure = _figure([bars], title or describe(notes), "time (s)", "pitch", 420)
     low, high = _range(notes)
     ticks, labels = note_ticks(low, high)
