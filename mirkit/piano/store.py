@@ -10,11 +10,13 @@ __all__ = ['StoreConfig', 'store_paths', 'parse_store_names', 'read_sound', 'sou
 # %% ../../nbs/piano/05_store.ipynb #cf51ab1a
 import ast
 import functools
+import hashlib
 import json
 import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
@@ -189,9 +191,19 @@ def fit_roll(
 
 # %% ../../nbs/piano/05_store.ipynb #3d72f2a0
 def _source(track: PianoTrack) -> str:
-    "A hash by which a recording is known to be the same: of its notes' content, and of its sound's size, as reading all sounds takes long"
-    size = track.audio.stat().st_size if track.audio else 0
-    return cache_key(notes=content_hash(track.notes), audio=size, meta=repr(track.meta))
+    "A hash by which a recording is known to be the same: of its notes, and of a sample of its sound, as reading all would take long"
+    return cache_key(notes=content_hash(track.notes), audio=_sampled_hash(track.audio) if track.audio else "")
+
+
+def _sampled_hash(path: Path, blocks: int = 16, size: int = 4096) -> str:
+    "Of a file's length and of blocks all over it"
+    with open(path, "rb") as f:
+        length = f.seek(0, os.SEEK_END)
+        found = hashlib.sha256(str(length).encode())
+        for k in range(blocks):
+            f.seek(k * max(length - size, 0) // (blocks - 1))
+            found.update(f.read(size))
+    return found.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -214,7 +226,7 @@ def _audio(track: PianoTrack) -> Path:
     return track.audio
 
 # %% ../../nbs/piano/05_store.ipynb #9bc349ca
-def _make_piece(job: _Job) -> tuple[float, list[str]]:  # s of sound, and what is to be said about it
+def _make_piece(job: _Job) -> float:  # s of sound
     "Compute a recording and write its piece, whole or not at all"
     audio = _audio(job.track)
     performance = read_notes(job.track.notes, job.config.extend)
@@ -226,7 +238,7 @@ def _make_piece(job: _Job) -> tuple[float, list[str]]:  # s of sound, and what i
         f.create_dataset("mel", data=mel.astype(job.config.dtype), compression="lzf")
         f.create_dataset("roll", data=roll, compression="lzf")
         f.attrs["said"] = json.dumps([*performance.warnings, *said])
-    return len(x) / job.config.sr, [*performance.warnings, *said]
+    return len(x) / job.config.sr
 
 # %% ../../nbs/piano/05_store.ipynb #de07592b
 class StoreError(ValueError):
@@ -280,14 +292,16 @@ def _layout(f: "h5py.File", height: int, dtype: str, quantum: float) -> None:
     f.create_dataset("tracks", (0,), text, maxshape=(None,), chunks=(span,), compression="lzf")
 
 
-def _append(f: "h5py.File", columns: np.ndarray, meta: str, track: str) -> None:
+def _append(f: "h5py.File", columns: np.ndarray, meta: str, track: dict[str, Any]) -> None:
     "One more recording"
+    columns = np.ascontiguousarray(columns, f["data"].dtype)
+    track = track | {"crc": zlib.crc32(columns.data)}
     n, begin, end = len(f["metadata"]), f["data"].shape[1], f["data"].shape[1] + columns.shape[1]
     f["data"].resize(end, axis=1)
     f["data"][:, begin:end] = columns
     f["data_idxs"].resize(n + 1, axis=1)
     f["data_idxs"][:, n] = (begin, end)
-    for name, value in (("metadata", meta), ("tracks", track)):
+    for name, value in (("metadata", meta), ("tracks", json.dumps(track))):
         f[name].resize(n + 1, axis=0)
         f[name][n] = value
 
@@ -301,7 +315,7 @@ class _Entry:
     "A recording on its way into the files: what is written about it, and where its columns are"
 
     meta: str
-    track: str
+    track: dict[str, Any]
     read: Callable[[str], np.ndarray]  # "mel" or "roll": (rows, T)
 
 
@@ -322,6 +336,12 @@ def _read_piece(path: Path, kind: str) -> np.ndarray:
     with _hdf5(path, "r") as f, _readable(path):
         return f[kind][:]
 
+
+def _said(path: Path) -> list[str]:
+    "What is to be said about the recording of a piece"
+    with _hdf5(path, "r") as f, _readable(path):
+        return json.loads(f.attrs["said"])
+
 # %% ../../nbs/piano/05_store.ipynb #3ff49036
 class PianoStore:
     "Recordings in two HDF5 files. Raises `StoreError` for files that are damaged or do not fit each other."
@@ -339,7 +359,9 @@ class PianoStore:
         heads = {kind: _head(path) for kind, path in self.paths.items()}
         self.name, self.config = _parameters(self.paths, heads)
         _check_pair(self.paths, heads, self.config)
-        self.bounds, self.items, self.sources = heads["mel"].bounds, heads["mel"].items, heads["mel"].sources
+        self.bounds, self.items = heads["mel"].bounds, heads["mel"].items
+        self.sources = [t.get("source", "") for t in heads["mel"].tracks]  # hashes of what was recorded
+        self.sums = {kind: [t.get("crc") for t in head.tracks] for kind, head in heads.items()}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -380,6 +402,17 @@ class PianoStore:
             self._open[os.getpid()] = {kind: h5py.File(path, "r") for kind, path in self.paths.items()}
         return self._open[os.getpid()]
 
+    def damaged(self) -> list[str]:
+        "Ids of recordings whose columns are not what was written, found by reading everything"
+        return [t.id for i, t in enumerate(self.items) if not all(self._is_whole(kind, i) for kind in self.paths)]
+
+    def _is_whole(self, kind: str, i: int) -> bool:
+        try:
+            columns = np.ascontiguousarray(self._columns(kind, i, 0, None))
+        except StoreError:
+            return False
+        return self.sums[kind][i] in (None, zlib.crc32(columns.data))
+
     def close(self) -> None:
         "Close the files; the next frame opens them again"
         for file in self._open.pop(os.getpid(), {}).values():
@@ -404,7 +437,7 @@ class _Head:
     bounds: np.ndarray  # int64 (2, n)
     meta: list[str]
     items: list[Item]
-    sources: list[str]  # hashes of what the recordings were; empty in files of the original
+    tracks: list[dict[str, Any]]  # split, group, instrument, source and crc of each; empty in files of the original
     attrs: dict[str, Any]
 
 
@@ -413,8 +446,7 @@ def _head(path: Path) -> _Head:
         meta = [m.decode() for m in f["metadata"][:]]
         tracks = [json.loads(t) for t in f["tracks"][:]] if "tracks" in f else [{} for _ in meta]
         items = [_item(m, t) for m, t in zip(meta, tracks, strict=True)]
-        sources = [t.get("source", "") for t in tracks]
-        return _Head(f["data"].shape, f["data_idxs"][:], meta, items, sources, dict(f.attrs))
+        return _Head(f["data"].shape, f["data_idxs"][:], meta, items, tracks, dict(f.attrs))
 
 # %% ../../nbs/piano/05_store.ipynb #502bb258
 def _item(meta: str, track: dict[str, str]) -> Item:
@@ -500,12 +532,13 @@ def open_store(
 class _Plan:
     "What is to be done for a store"
 
-    data: PianoDataset
+    name: str  # of the data set
     config: StoreConfig
     paths: tuple[Path, Path]
-    old: PianoStore | None  # the files that are there
-    sources: dict[str, str]  # hash of each recording wanted
-    jobs: list[_Job]  # recordings that are not in these files as they are now
+    old: dict[str, _Entry]  # recordings in the files that are there, whole ones
+    items: dict[str, Item]  # recordings wanted
+    jobs: list[_Job]  # those of them to be computed
+    sources: dict[str, str]  # hashes of what they depend on
 
     @property
     def pieces(self) -> Path:  # folder of what is finished
@@ -533,31 +566,39 @@ def _old_files(paths: tuple[Path, Path], config: StoreConfig, repair: bool) -> P
             return None
         raise
     if store.config != config:
-        raise ValueError(
-            f"{paths[0]} holds {store.config}, not {config}: write to another folder, or make it anew with force"
-        )
+        text = "write to another folder, or make it anew with force"
+        raise ValueError(f"{paths[0]} holds {store.config}, not {config}: {text}")
     return store
 
 # %% ../../nbs/piano/05_store.ipynb #849ad112
 def _plan(
-    data: PianoDataset,
+    name: str,
     paths: tuple[Path, Path],
     config: StoreConfig,
-    old: PianoStore | None,
     tracks: list[PianoTrack],
+    old: dict[str, _Entry],
     **options: Any,
 ) -> _Plan:
     "What is to be done for these tracks"
-    plan = _Plan(data, config, paths, old, {t.id: _source(t) for t in tracks}, [])
-    had = {item.id: source for item, source in zip(old.items, old.sources, strict=True)} if old else {}
+    items = {t.id: Item(t.id, t.split, t.group, t.instrument, t.meta or (t.id,)) for t in tracks}
+    plan = _Plan(name, config, paths, old, items, [], {t.id: _source(t) for t in tracks})
     for t in tracks:
-        if had.get(t.id, "nothing") not in (
-            "",
-            plan.sources[t.id],
-        ):  # a file of the original says nothing on its sources
-            piece = plan.pieces / f"{cache_key(source=plan.sources[t.id], config=asdict(config))}.h5"
+        known = ("", plan.sources[t.id])  # a file of the original does not say what it was made from
+        if t.id not in old or old[t.id].track["source"] not in known:
+            piece = plan.pieces / f"{cache_key(id=t.id, source=plan.sources[t.id], config=asdict(config))}.h5"
             plan.jobs.append(_Job(t, config, piece, **options))
     return plan
+
+
+def _old_entries(store: PianoStore | None, repair: bool) -> dict[str, _Entry]:
+    "Recordings that a store holds; with `repair` those that are whole"
+    if store is None:
+        return {}
+    bad = set(store.damaged()) if repair else set()
+    found = enumerate(zip(store.items, store.sources, strict=True))
+    return {
+        t.id: _entry(t, source, functools.partial(_read_old, store, k)) for k, (t, source) in found if t.id not in bad
+    }
 
 
 def _is_finished(job: _Job) -> bool:
@@ -569,21 +610,20 @@ def _is_finished(job: _Job) -> bool:
 
 # %% ../../nbs/piano/05_store.ipynb #e7fb0ded
 def _entries(plan: _Plan) -> list[_Entry]:
-    "What the files are to hold, by name"
-    found = {}
-    if old := plan.old:
-        for k, item in enumerate(old.items):
-            found[item.id] = _entry(item, old.sources[k], functools.partial(_read_old, old, k))
+    "What the files are to hold, by name; what is said about recordings as it is now"
+    found = dict(plan.old)
+    for id, item in plan.items.items():
+        if id in found:
+            found[id] = _entry(item, found[id].track["source"], found[id].read)
     for job in plan.jobs:
-        t = job.track
-        item = Item(t.id, t.split, t.group, t.instrument, t.meta or (t.id,))
-        found[t.id] = _entry(item, plan.sources[t.id], functools.partial(_read_piece, job.piece))
+        id = job.track.id
+        found[id] = _entry(plan.items[id], plan.sources[id], functools.partial(_read_piece, job.piece))
     return [found[id] for id in sorted(found)]
 
 
 def _entry(item: Item, source: str, read: Callable[[str], np.ndarray]) -> _Entry:
     track = {"split": item.split, "group": item.group, "instrument": item.instrument, "source": source}
-    return _Entry(repr(item.meta), json.dumps(track), read)
+    return _Entry(repr(item.meta), track, read)
 
 
 def _read_old(store: PianoStore, k: int, kind: str) -> np.ndarray:
@@ -646,13 +686,13 @@ def _carry_out(
     said = _check_failed(outcomes, skip)
     done = [o for o in outcomes if o.status == "done"]
     plan = replace(plan, jobs=[o.item for o in outcomes if o.status != "failed"])
-    if plan.jobs or not all(p.is_file() for p in plan.paths):
-        entries = _entries(plan)
+    entries, before = _entries(plan), [plan.old[id] for id in sorted(plan.old)]
+    if entries != before:
         for kind, path in zip(("mel", "roll"), plan.paths, strict=True):
-            _write(path, kind, _ORIGINAL.get(plan.data.name, plan.data.name), plan.config, entries, progress)
+            _write(path, kind, _ORIGINAL.get(plan.name, plan.name), plan.config, entries, progress)
+    said += [f"{job}: {text}" for job in plan.jobs for text in _said(job.piece)]
     shutil.rmtree(plan.pieces, ignore_errors=True)
-    said += [f"{o.item}: {w}" for o in done for w in o.value[1]]
-    seconds, work = sum(o.value[0] for o in done), sum(o.seconds for o in done)
+    seconds, work = sum(o.value for o in done), sum(o.seconds for o in done)
     kept = len(plan.sources) - len(done) - sum(o.status == "failed" for o in outcomes)
     return Prepared(*plan.paths, len(done), kept, seconds, work, time.perf_counter() - start, tuple(said))
 
@@ -677,13 +717,13 @@ def prepare_store(
     check_choice("short", short, ("cut", "error"))
     paths = store_paths(check_writable(Path(folder).expanduser()), data.name, config)
     tracks = _wanted(data, files)
-    old = None if force else _old_files(paths, config, repair)
-    plan = _plan(data, paths, config, old, tracks, short=short, device=device)
+    store = None if force else _old_files(paths, config, repair)
     try:
+        plan = _plan(data.name, paths, config, tracks, _old_entries(store, repair), short=short, device=device)
         return _carry_out(plan, skip_failed, force, progress, jobs, scheduler)
     finally:
-        if old:
-            old.close()
+        if store:
+            store.close()
 
 # %% ../../nbs/piano/05_store.ipynb #b4b5bf14
 def _cached(
