@@ -230,9 +230,12 @@ def parse_maps_name(
     )
 
 # %% ../../nbs/piano/04_index.ipynb #bc318df2
+_ONE_PIECE = {"chpn_op10_e01": "chpn-e01", "chpn-p11-format0": "chpn-p11"}  # pieces that MAPS has under two names
+
+
 def _maps_track(audio: Path, notes: Path) -> PianoTrack:
     named = parse_maps_name(audio.stem)
-    piece = named.get("piece", "")
+    piece = _ONE_PIECE.get(named.get("piece", ""), named.get("piece", ""))
     meta = (audio.stem, named["instrument"], named["category"])
     split = fixed_split("maps", piece) if piece else "train"
     return PianoTrack(audio.stem, audio, notes, split, piece or audio.stem, named["instrument"], meta)
@@ -331,6 +334,8 @@ def _asap_piece(folder: str) -> tuple[str, str]:  # the piece without words on r
         number = piece.rpartition("/")[2]
         work = piece.removesuffix(number)
     same = _IN_MAPS.get(work)
+    if same == "chpn_op10_e":
+        number = number.zfill(2)  # so MAPS writes this one
     return piece, fixed_split("maps", same + number) if same and number.isdigit() else fixed_split("asap", piece)
 
 # %% ../../nbs/piano/04_index.ipynb #469649ac
