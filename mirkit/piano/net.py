@@ -455,7 +455,8 @@ def _read_official(path: Path) -> tuple[NetConfig, dict[str, Any], dict[str, np.
 
 # %% ../../nbs/piano/03_net.ipynb #547d363f
 def load_net(
-    name_or_path: str | Path = "",  # a name of ours (empty: the default), or a file: .safetensors of ours, .torch or .pt official
+    name_or_path: str
+    | Path = "",  # a name of ours (empty: the default), or a file: .safetensors of ours, .torch or .pt official
 ) -> tuple[OnsetsAndVelocities, dict[str, Any]]:  # in evaluation mode; what is known about it
     "Read a network. Raises `ValueError` for unknown names and foreign or damaged files, `FileNotFoundError` when there is none."
     from mirkit.piano.weights import find_weights
