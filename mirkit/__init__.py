@@ -6,12 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mirkit.api import key_files, track_files
+    from mirkit.api import key_files, piano_files, track_files
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
     from mirkit.key.estimator import KeyEstimator, estimate_key
     from mirkit.key.result import KeyEstimate
+    from mirkit.piano.notes import Notes
+    from mirkit.piano.transcriber import PianoTranscriber, transcribe
     from mirkit.pitch.tracker import PitchTracker, track_pitch
 
 # What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
@@ -23,22 +25,30 @@ _HOMES = {
     "key_files": "mirkit.api",
     "load": "mirkit.core.audio",
     "load_dataset": "mirkit.core.tracks",
+    "Notes": "mirkit.piano.notes",
+    "PianoTranscriber": "mirkit.piano.transcriber",
+    "piano_files": "mirkit.api",
     "PitchTrack": "mirkit.core.results",
     "PitchTracker": "mirkit.pitch.tracker",
     "track_files": "mirkit.api",
     "track_pitch": "mirkit.pitch.tracker",
+    "transcribe": "mirkit.piano.transcriber",
 }
 __all__ = [
     "KeyEstimate",
     "KeyEstimator",
+    "Notes",
+    "PianoTranscriber",
     "PitchTrack",
     "PitchTracker",
     "estimate_key",
     "key_files",
     "load",
     "load_dataset",
+    "piano_files",
     "track_files",
     "track_pitch",
+    "transcribe",
 ]
 
 
