@@ -319,6 +319,10 @@ class SoundChooser(w.VBox):
             return
         self._try(lambda: sound_of_file(str(path).strip(), longest=self.longest))
 
+    def use(self, audio: np.ndarray, sr: int, name: str) -> None:
+        "Choose a sound that was made elsewhere"
+        self._try(lambda: Sound(audio, sr, name))
+
     def _try(self, make: Callable[[], Sound]) -> None:
         try:
             sound = check_sound(make(), longest=self.longest)

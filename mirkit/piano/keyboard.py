@@ -8,12 +8,13 @@ __all__ = ['VELOCITY_COLOURS', 'BLACK', 'velocity_scale', 'key_boxes', 'Keyboard
 # %% ../../nbs/piano/21_keyboard.ipynb #42909523
 import colorsys
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import anywidget
 import numpy as np
 import traitlets
+from numpy.typing import ArrayLike
 
 from ..core.checks import check_range
 
@@ -129,9 +130,9 @@ class Keyboard(anywidget.AnyWidget):
 
     def follow(
         self,
-        onset: Sequence[float],  # (n,) s
-        pitch: Sequence[int],  # (n,) MIDI
-        velocity: Sequence[int],  # (n,) MIDI
+        onset: ArrayLike,  # (n,) s
+        pitch: ArrayLike,  # (n,) MIDI
+        velocity: ArrayLike,  # (n,) MIDI
     ) -> None:
         "Light the keys of these notes while the player of the same stage plays"
         rows = np.stack([np.asarray(onset, float), np.asarray(pitch, float) - 21, np.asarray(velocity, float)], 1)
