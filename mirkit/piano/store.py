@@ -319,6 +319,14 @@ class _Entry:
     read: Callable[[str], np.ndarray]  # "mel" or "roll": (rows, T)
 
 
+def _attributes(kind: str, name: str, config: StoreConfig) -> dict[str, Any]:
+    "What a file depends on, no more: one roll serves spectrograms of several kinds"
+    roll = {"extend": config.extend}
+    mel = {k: v for k, v in asdict(config).items() if k != "extend"}
+    both = {"format": _FORMAT, "kind": kind, "data": name, "quantum": config.quantum}
+    return both | (mel if kind == "mel" else roll)
+
+
 def _write(path: Path, kind: str, name: str, config: StoreConfig, entries: Sequence[_Entry], progress: bool) -> None:
     "Put a file together; it appears when it is complete"
     from tqdm.auto import tqdm
@@ -326,7 +334,7 @@ def _write(path: Path, kind: str, name: str, config: StoreConfig, entries: Seque
     height, dtype = (config.n_mels, config.dtype) if kind == "mel" else (_ROWS, "float32")
     with replacing(path, parents=True) as draft:
         with _hdf5(draft, "w") as f:
-            f.attrs.update(asdict(config) | {"quantum": config.quantum, "data": name, "kind": kind, "format": _FORMAT})
+            f.attrs.update(_attributes(kind, name, config))
             _layout(f, height, dtype, config.quantum)
             for entry in tqdm(entries, f"writing {kind}", unit="file", disable=not progress, delay=2):
                 _append(f, entry.read(kind), entry.meta, entry.track)
@@ -467,21 +475,14 @@ def _item(meta: str, track: dict[str, str]) -> Item:
 
 def _parameters(paths: dict[str, Path], heads: dict[str, _Head]) -> tuple[str, StoreConfig]:
     "The data set's name and the parameters, from the attributes, or else from the names. Raises `StoreError` when the files differ in them."
-    found = []
-    for head in heads.values():
-        if head.attrs.get("format") == _FORMAT:
-            values = {f.name: head.attrs[f.name] for f in fields(StoreConfig)}
-            found.append(
-                (
-                    str(head.attrs["data"]),
-                    StoreConfig(**{k: getattr(v, "item", lambda v=v: v)() for k, v in values.items()}),
-                )
-            )
-    if not found:
+    mel, roll = ({k: getattr(v, "item", lambda v=v: v)() for k, v in h.attrs.items()} for h in heads.values())
+    if mel.get("format") != _FORMAT or roll.get("format") != _FORMAT:
         return parse_store_names(*paths.values())
-    if len(found) < 2 or found[0] != found[1]:
-        raise StoreError(f"{paths['mel'].name} and {paths['roll'].name} do not belong together: made from {found}")
-    return found[0]
+    config = StoreConfig(**{f.name: (mel | roll)[f.name] for f in fields(StoreConfig)})
+    if mel["data"] != roll["data"] or abs(config.quantum - roll["quantum"]) > 1e-9:
+        text = f"made from {mel['data']} in steps of {config.quantum} s, and {roll['data']} in steps of {roll['quantum']} s"
+        raise StoreError(f"{paths['mel'].name} and {paths['roll'].name} do not belong together: {text}")
+    return mel["data"], config
 
 # %% ../../nbs/piano/05_store.ipynb #e01ab131
 def _check_pair(paths: dict[str, Path], heads: dict[str, _Head], config: StoreConfig) -> None:
@@ -539,6 +540,7 @@ class _Plan:
     items: dict[str, Item]  # recordings wanted
     jobs: list[_Job]  # those of them to be computed
     sources: dict[str, str]  # hashes of what they depend on
+    lossy: bool = False  # recordings in the files that are there are damaged
 
     @property
     def pieces(self) -> Path:  # folder of what is finished
@@ -658,6 +660,22 @@ class Prepared:
         return f"{self.made} recordings made, {self.kept} there before{speed}\n{size:.1f} MB: {self.mel}\n{' ' * len(f'{size:.1f} MB')}  {self.roll}"
 
 # %% ../../nbs/piano/05_store.ipynb #b977dce1
+def _check_neighbours(plan: _Plan) -> None:
+    "Raise `ValueError` if a file would no longer fit one beside it that was made with other parameters"
+    ids, (mel, roll) = sorted({*plan.old, *plan.items}), plan.paths
+    partners = [(mel, other) for other in mel.parent.glob("*_roll_*.h5") if other != roll]
+    for pair in partners + [(other, roll) for other in mel.parent.glob("*_logmel_*.h5") if other != mel]:
+        try:
+            parse_store_names(*pair)
+        except ValueError:  # they have nothing to do with each other
+            continue
+        other = next(p for p in pair if p not in plan.paths)
+        if sorted(item.id for item in _head(other).items) != ids:
+            shared = next(p for p in pair if p in plan.paths)
+            text = "prepare the same ones, or write to another folder"
+            raise ValueError(f"{other} holds other recordings, and {shared.name} is to serve both: {text}")
+
+
 class PrepareError(ValueError):
     "Recordings that failed, and why"
 
@@ -685,15 +703,21 @@ def _carry_out(
     )
     said = _check_failed(outcomes, skip)
     done = [o for o in outcomes if o.status == "done"]
-    plan = replace(plan, jobs=[o.item for o in outcomes if o.status != "failed"])
+    failed = {o.item.track.id for o in outcomes if o.status == "failed"}
+    plan = replace(
+        plan,
+        jobs=[o.item for o in outcomes if o.status != "failed"],
+        items={k: v for k, v in plan.items.items() if k not in failed},
+    )
+    _check_neighbours(plan)
     entries, before = _entries(plan), [plan.old[id] for id in sorted(plan.old)]
-    if entries != before:
+    if entries != before or plan.lossy:
         for kind, path in zip(("mel", "roll"), plan.paths, strict=True):
             _write(path, kind, _ORIGINAL.get(plan.name, plan.name), plan.config, entries, progress)
     said += [f"{job}: {text}" for job in plan.jobs for text in _said(job.piece)]
     shutil.rmtree(plan.pieces, ignore_errors=True)
     seconds, work = sum(o.value for o in done), sum(o.seconds for o in done)
-    kept = len(plan.sources) - len(done) - sum(o.status == "failed" for o in outcomes)
+    kept = len(plan.items) - len(done)
     return Prepared(*plan.paths, len(done), kept, seconds, work, time.perf_counter() - start, tuple(said))
 
 # %% ../../nbs/piano/05_store.ipynb #ce161b47
@@ -719,7 +743,10 @@ def prepare_store(
     tracks = _wanted(data, files)
     store = None if force else _old_files(paths, config, repair)
     try:
-        plan = _plan(data.name, paths, config, tracks, _old_entries(store, repair), short=short, device=device)
+        old = _old_entries(store, repair)
+        plan = _plan(data.name, paths, config, tracks, old, short=short, device=device)
+        plan = replace(plan, lossy=store is not None and len(old) < len(store))
+        _check_neighbours(plan)
         return _carry_out(plan, skip_failed, force, progress, jobs, scheduler)
     finally:
         if store:
