@@ -13,7 +13,12 @@ from ..core.settings import load_settings
 from ..core.weights import SUFFIXES, Shelf
 
 # %% ../../nbs/lab/08_models.ipynb #96b4b06e
-FORMATS = {"mirkit.pesto": "pitch", "mirkit.stone": "key", "mirkit.tonal": "key"}  # rooms of our models' formats
+FORMATS = {
+    "mirkit.pesto": "pitch",
+    "mirkit.stone": "key",
+    "mirkit.tonal": "key",
+    "mirkit.onsets": "piano",
+}  # rooms of our models' formats
 
 
 def _room(file: Path) -> str:
