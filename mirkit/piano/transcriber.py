@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'Source', 'Probabilities', 'LEAST', 'WINDOW', 'OVERLAP', 'OFFICIAL', 'reblock', 'Counted', 'mel_frames',
-           'ahead', 'in_batches', 'look', 'fast_network', 'Activations', 'TranscriberOptions', 'PianoTranscriber',
-           'sinc_blocks', 'transcribe']
+           'ahead', 'in_batches', 'look', 'fast_network', 'Activations', 'windows_overlap', 'TranscriberOptions',
+           'PianoTranscriber', 'sinc_blocks', 'transcribe']
 
 # %% ../../nbs/piano/07_transcriber.ipynb #a6e9823b
 import contextlib
@@ -13,7 +13,7 @@ import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..core.audio import as_samples, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.compute import one_thread_per_operation, usable_cores
 from .decode import DecodeStream, Window, cut_windows, note_onsets, to_notes
+from .net import NetConfig, net_reach
 from .notes import Notes
 from .offsets import OFFSETS, Levels, find_offsets
 from .weights import find_weights
@@ -153,8 +154,15 @@ class Activations:
     times: np.ndarray  # (T,) s, of the frames' centres
 
 # %% ../../nbs/piano/07_transcriber.ipynb #db20fc60
-WINDOW, OVERLAP = 832, 192  # frames: 20 s; 2.3 s of context on each side, the network's reach
+WINDOW, OVERLAP = 832, 192  # frames: 20 s; 2.3 s of context on each side, where the network's reach is not known
 OFFICIAL = (12500, 458)  # frames of the original
+
+
+def windows_overlap(config: Any) -> int:  # frames, even
+    "As much as a network's convolutions need on both sides; the means of its attentions may do with what there is"
+    if not isinstance(config, NetConfig):
+        return OVERLAP
+    return min(2 * net_reach(replace(config, se_window=None)), WINDOW // 2)
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,7 @@ class TranscriberOptions:
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1, 1024)
 
-# %% ../../nbs/piano/07_transcriber.ipynb #e7c50544
+# %% ../../nbs/piano/07_transcriber.ipynb #b871e344
 class PianoTranscriber:
     "Notes of piano sound; `transcriber(audio, sr)` gives `Notes`"
 
@@ -203,6 +211,7 @@ class PianoTranscriber:
         self.floor = "clip" if given.compat else self.about.get("floor", "clip")
         mel = {"sr": 16000, "hop_length": 384, "n_mels": config.n_mels} | self.about.get("mel", {})
         self.mel, self.sr, self.step = mel, int(mel["sr"]), mel["hop_length"] / mel["sr"]
+        self.overlap = windows_overlap(config)
         self.name = str(self.about.get("name", ""))
         on_cpu = self.device == "cpu"
         usual = 1 if given.compat else min(4, usable_cores())  # five minutes at a time take 2 GB in each thread
@@ -281,7 +290,7 @@ class PianoTranscriber:
 
     def _heard(self, source: Source) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
         "Log-mel frames (M, t), and probabilities and velocities (88, t) of them"
-        chunk, overlap = OFFICIAL if self.options.compat else (WINDOW, OVERLAP)
+        chunk, overlap = OFFICIAL if self.options.compat else (WINDOW, self.overlap)
         frames = mel_frames(source, self.floor, **self.mel)
         batches = in_batches(cut_windows(frames, chunk, overlap, not self.options.compat), self.batch)
         work = functools.partial(_looked, net_fn=self.net_fn, device=self.device)
