@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'settings_table', 'make_parser', 'main']
 import argparse
 import configparser
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -162,13 +163,13 @@ def _add_spectrum(add: Callable) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    from mirkit.lab.batch import map_files
     from mirkit.piano.store import PrepareError, StoreConfig, prepare_data
 
     chosen = ("missing", "splits", "years", "instruments", "categories", "redundancy", "seed", "split_by", "audio")
     numbers = {f: v for f in StoreConfig.__dataclass_fields__ if (v := getattr(args, f)) is not None}
-    how = {
-        k: getattr(args, k) for k in ("files", "jobs", "scheduler", "device", "short", "skip_failed", "repair", "force")
-    }
+    how = {k: getattr(args, k) for k in ("files", "device", "short", "skip_failed", "repair", "force")}
+    how["run"] = functools.partial(map_files, jobs=args.jobs, scheduler=args.scheduler, progress="preparing")
     options = {k: getattr(args, k) for k in chosen}
     try:
         result = prepare_data(args.name, args.output, args.root, options, StoreConfig(**numbers), **how)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,7 @@ import pytest
 import soundfile as sf
 
 from mirkit import cli
+from mirkit.lab.batch import map_files
 from mirkit.piano.index import load_piano
 from mirkit.piano.notes import Notes, write_midi
 from mirkit.piano.store import PianoAudio, PianoStore, StoreError, open_store, prepare_store
@@ -122,15 +124,16 @@ def test_missing_notes(own, tmp_path, prepare):
 
 def test_same_however_made(own, tmp_path):
     data = load_piano(own)
-    alone = prepare_store(data, tmp_path / "alone", progress=False)
-    many = prepare_store(data, tmp_path / "many", jobs=2, progress=False)
+    alone = prepare_store(data, tmp_path / "alone", run=partial(map_files, jobs=1))
+    threads = prepare_store(data, tmp_path / "threads", progress=False)
+    many = prepare_store(data, tmp_path / "many", run=partial(map_files, jobs=2))
     with ThreadPoolExecutor(3) as pool:
-        pooled = prepare_store(data, tmp_path / "pooled", scheduler=pool, progress=False)
+        pooled = prepare_store(data, tmp_path / "pooled", run=partial(map_files, scheduler=pool))
     parts = [prepare_store(data, tmp_path / "parts", files=[f], progress=False) for f in ("song3", "song0")]
     parts.append(prepare_store(data, tmp_path / "parts", progress=False))
     assert [(p.made, p.kept) for p in parts] == [(1, 0), (1, 0), (3, 2)]
     wanted = contents(PianoStore(alone.mel, alone.roll))
-    for made in (many, pooled, parts[-1]):
+    for made in (threads, many, pooled, parts[-1]):
         assert contents(PianoStore(made.mel, made.roll)) == wanted
     assert {p.name for p in (tmp_path / "many").iterdir()} == {many.mel.name, many.roll.name}  # nothing else stays
 
