@@ -507,6 +507,8 @@ def load_piano(
 # %% ../../nbs/piano/04_index.ipynb #9a5aa870
 def _reader(name: str, root: str | Path | None) -> tuple[str, Callable[..., PianoDataset], Path]:
     "The full name of a data set, what reads it, and its place"
+    if name.lower() in ("maestro", *_NATIVE) and not Path(root or ".", name).exists():
+        name = name.lower()
     if name == "maestro":
         for version in ("maestro-v3", "maestro-v2", "maestro-v1"):
             try:
