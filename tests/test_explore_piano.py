@@ -146,7 +146,7 @@ def test_microphone(explorer, folder):
     assert "shown " in status(explorer) and dark(explorer)["mel"] > 500 and dark(explorer)["coloured"] > 50
     picture(explorer, "piano-2-live")
     late = float(re.search(r"shown ([\d.]+) s", status(explorer))[1])
-    assert 0.9 < late < 8  # windows wait for 0.96 s at least; a busy machine adds to that
+    assert 0.9 < late < 30  # windows wait for 0.96 s at least; a busy machine adds to that
     slide(explorer, "right", 5, "ArrowLeft")  # while it listens
     explorer.locator(".mirkit-stage .mirkit-wait", has_text="waits for 0.84 to 1.08 s").wait_for()
     before = number(explorer, ".mirkit-live", "notes")

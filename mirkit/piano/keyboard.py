@@ -145,13 +145,13 @@ const COLOURS = __COLOURS__, FRAME = 0.024, LEFT = 46, RIGHT = 22, MEL = 150, GA
 const render = ({ model, el }) => {
   const canvas = el.appendChild(document.createElement("canvas")), store = document.createElement("canvas");
   const height = MEL + GAP + ROLL + BELOW, pen = canvas.getContext("2d");
-  let width = 900, alive = true, head = 0, latest = 0, decided = 0, level = -90, dirty = true, notes = [], waiting = [], columns = 0;
+  let width = 900, alive = true, head = 0, latest = 0, decided = 0, level = -90, dirty = true, notes = [], waiting = [], columns = 0, newest = 0, told = 0, drawn = -1000;
   const bands = () => model.get("n_mels"), span = () => Math.round(model.get("seconds") / FRAME);
   const clear = () => {
     store.width = columns = span() + 64; store.height = bands();
     const p = store.getContext("2d");
     p.fillStyle = "#fff"; p.fillRect(0, 0, store.width, store.height);
-    head = latest = decided = 0; notes = []; waiting = []; level = -90; dirty = true; el.dataset.notes = 0;
+    head = latest = decided = newest = told = 0; notes = []; waiting = []; level = -90; dirty = true; el.dataset.notes = 0;
     el.dataset.frames = 0;
   };
   const frames = (first, count, bytes) => {
@@ -210,12 +210,12 @@ const render = ({ model, el }) => {
     }
   };
   const report = () => {  // what is drawn now can be seen now
-    const clock = globalThis.mirkitClock, now = performance.now();
-    const late = waiting.map((m) => ({ number: m.number, late: clock && m.rows.map((r) => (now - clock.start) / 1000 - r[1] * FRAME) }));
-    waiting = [];
-    late.forEach((m) => model.send({ shown: m.number, late: m.late || null }));
+    const clock = globalThis.mirkitClock, now = performance.now(), rows = waiting;
+    if (newest === told) return;
+    told = newest; waiting = [];
+    model.send({ shown: newest, late: clock ? rows.map((r) => (now - clock.start) / 1000 - r[1] * FRAME) : null });
   };
-  const tick = () => {
+  const tick = (now) => {
     if (!alive) return;
     requestAnimationFrame(tick);
     const wide = Math.round(el.clientWidth), scale = window.devicePixelRatio || 1;
@@ -225,21 +225,23 @@ const render = ({ model, el }) => {
       canvas.style.width = `${width}px`; canvas.style.height = `${height}px`;
       pen.setTransform(scale, 0, 0, scale, 0, 0);
     }
-    if (head !== latest) { head = latest - head > 60 || latest - head < 0.05 ? latest : head + 0.25 * (latest - head); dirty = true; }
+    if (head !== latest) dirty = true;
     if (!dirty) return;
-    dirty = false; draw(); report();
+    if (now - drawn < 45) return;  // smooth enough, and there is more to do for a page
+    head = latest - head > 60 || latest - head < 0.1 ? latest : head + 0.4 * (latest - head);
+    drawn = now; dirty = false; draw(); report();
   };
   model.on("msg:custom", (m, buffers) => {
     if (m.clear) return clear();
     if (m.count) frames(m.first, m.count, new Uint8Array(buffers[0].buffer, buffers[0].byteOffset, buffers[0].byteLength));
     if (m.rows?.length) {
       notes = [...notes.filter((r) => r[1] > latest - 2 * span()), ...m.rows];
-      waiting.push(m); el.dataset.notes = Number(el.dataset.notes || 0) + m.rows.length;
+      waiting.push(...m.rows); el.dataset.notes = Number(el.dataset.notes || 0) + m.rows.length;
     }
-    decided = m.decided; level = m.level; dirty = true;
+    newest = m.number; decided = m.decided; level = m.level; dirty = true;
   });
   model.on("change:seconds change:n_mels", clear);
-  clear(); tick();
+  clear(); tick(0);
   return () => { alive = false; };
 };
 export default { render };"""
@@ -258,10 +260,15 @@ class LiveView(anywidget.AnyWidget):
     def __init__(self, **options: Any):
         super().__init__(**options)
         self.add_class("mirkit-live")
-        self.shown = 0  # number of the newest message whose notes are on the screen
+        self.shown = 0  # number of the newest message that is on the screen
         self.number = 0
-        self.reports: list[Any] = []  # are called with (number, how late each of its notes was in s, or None)
+        self.reports: list[Any] = []  # are called with (number, how late each new note was in s, or None)
         self.on_msg(lambda widget, content, buffers: self._told(content))
+
+    @property
+    def keeps_up(self) -> bool:
+        "Whether the page, if there is one, has shown nearly all that it was sent"
+        return self.shown == 0 or self.number - self.shown < 4
 
     def clear(self) -> None:
         "Begin at frame 0"
