@@ -114,6 +114,17 @@ def test_bad_recordings(own, tmp_path, prepare):
     assert status == 0 and "left out: song2: the sound ends" in err and len(open_store(tmp_path / "other")) == 2
 
 
+def test_nothing_to_prepare(own, tmp_path, prepare):
+    for k in range(5):
+        (own / f"song{k}.wav").write_bytes(b"RIFF of no use")
+    status, _, err = prepare(own, "-o", tmp_path / "h5", "--skip-failed")
+    assert status == 1 and "all recordings failed" in err and not list((tmp_path / "h5").glob("*.h5"))
+    (own / "metadata.csv").write_text("folder,midi_performance\nsong,song0.mid\n")
+    (own / "song0.wav").unlink()
+    status, _, err = prepare("asap", "--root", own, "-o", tmp_path / "h5")
+    assert status == 2 and "has notes only: render them" in err
+
+
 def test_missing_notes(own, tmp_path, prepare):
     (own / "song4.mid").unlink()
     status, _, err = prepare(own, "-o", tmp_path / "h5")

@@ -545,13 +545,15 @@ class _Plan:
 
 
 def _wanted(data: PianoDataset, files: Iterable[str] | None) -> list[PianoTrack]:
-    "The tracks with these ids. Raises `ValueError` for ids that there are not."
+    "The tracks with these ids. Raises `ValueError` for ids that there are not, and when all are without sound."
     tracks = {t.id: t for t in data}
-    return (
-        list(tracks.values())
-        if files is None
-        else [tracks[check_choice("files", i, tracks)] for i in dict.fromkeys(files)]
-    )
+    ids = tracks if files is None else dict.fromkeys(files)
+    wanted = [tracks[check_choice("files", id, tracks)] for id in ids]
+    if not any(t.audio for t in wanted):
+        raise ValueError(
+            f"data set {data.name} has notes only: render them, and say with audio (--audio) where the sounds are"
+        )
+    return wanted
 
 
 def _old_files(paths: tuple[Path, Path], config: StoreConfig, repair: bool) -> PianoStore | None:
@@ -744,6 +746,8 @@ def _carry_out(plan: _Plan, skip: bool, force: bool, progress: bool, run: Run | 
     )
     _check_neighbours(plan)
     entries, before = _entries(plan), [plan.old[id] for id in sorted(plan.old)]
+    if not entries:
+        raise PrepareError("all recordings failed, so no files were written\n" + "\n".join(said[:20]))
     if entries != before or plan.lossy:
         for kind, path in zip(("mel", "roll"), plan.paths, strict=True):
             _write(path, kind, _ORIGINAL.get(plan.name, plan.name), plan.config, entries, progress)
