@@ -25,7 +25,8 @@ from ..core.audio import as_samples, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.compute import one_thread_per_operation, usable_cores
 from .decode import DecodeStream, Window, cut_windows, note_onsets, to_notes
-from .net import NetConfig, net_reach
+from .engine import PianoEngine
+from .net import NetConfig, OnsetsAndVelocities, net_reach
 from .notes import Notes
 from .offsets import OFFSETS, Levels, find_offsets
 from .weights import find_weights
@@ -140,9 +141,14 @@ def look(
     return [(found[0][i][:, w.keep], found[1][i][:, w.keep]) for i, w in enumerate(batch)]
 
 
-def fast_network(net: Any) -> Probabilities:
-    "The network as a function of log-mels, as fast as there is a way"
-    return net.probabilities
+def fast_network(
+    net: Any,  # OnsetsAndVelocities, or anything with `probabilities`
+    device: str = "cpu",
+) -> Probabilities:
+    "The network as a function of log-mels, as fast as there is a way: on a processor that of `piano.engine`"
+    if device == "cpu" and isinstance(net, OnsetsAndVelocities):
+        return PianoEngine(net).probabilities
+    return (net.to(device).eval() if isinstance(net, torch.nn.Module) else net).probabilities
 
 # %% ../../nbs/piano/07_transcriber.ipynb #8ae994c4
 @dataclass(frozen=True)
@@ -154,7 +160,7 @@ class Activations:
     times: np.ndarray  # (T,) s, of the frames' centres
 
 # %% ../../nbs/piano/07_transcriber.ipynb #db20fc60
-WINDOW, OVERLAP = 832, 192  # frames: 20 s; 2.3 s of context on each side, where the network's reach is not known
+WINDOW, OVERLAP = 1250, 192  # frames: 30 s; 2.3 s of context on each side, where the network's reach is not known
 OFFICIAL = (12500, 458)  # frames of the original
 
 
@@ -217,7 +223,7 @@ class PianoTranscriber:
         usual = 1 if given.compat else min(4, usable_cores())  # five minutes at a time take 2 GB in each thread
         self.threads = (given.threads or usual) if on_cpu else 1
         self.batch = given.batch or (1 if on_cpu or given.compat else 16)
-        self.net_fn = fast_network(net.to(self.device).eval() if hasattr(net, "eval") else net)
+        self.net_fn = fast_network(net, self.device)
 
     @classmethod
     def from_pretrained(
