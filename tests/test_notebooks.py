@@ -28,6 +28,7 @@ QUICK = {
     "explore_key": {"simulate": True},
     "explore_pitch": {"simulate": True, "steps": 2},
     "eval_key": {"max_tracks": 6, "examples": 1},
+    "eval_onsets": {"max_tracks": 2, "max_validation": 1, "excerpt": 2.0},
     "eval_pitch": {"data": "synth", "max_tracks": 2, "conditions": "clean,pink 10"},
 }
 
