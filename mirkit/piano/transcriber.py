@@ -148,7 +148,9 @@ def fast_network(
     "The network as a function of log-mels, as fast as there is a way: on a processor that of `piano.engine`"
     if device == "cpu" and isinstance(net, OnsetsAndVelocities):
         return PianoEngine(net).probabilities
-    return (net.to(device).eval() if isinstance(net, torch.nn.Module) else net).probabilities
+    if isinstance(net, torch.nn.Module):
+        net.to(device).eval()
+    return net.probabilities
 
 # %% ../../nbs/piano/07_transcriber.ipynb #8ae994c4
 @dataclass(frozen=True)
