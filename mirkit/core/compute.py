@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['A', 'B', 'environment', 'one_thread_per_operation', 'one_thread_per_product', 'usable_cores', 'map_threads',
-           'step_seed', 'seed_step']
+           'step_seed', 'seed_step', 'Ahead']
 
 # %% ../../nbs/core/13_compute.ipynb #80e61acd
 import concurrent.futures
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
@@ -97,3 +98,34 @@ def seed_step(
     import torch
 
     torch.manual_seed(step_seed(module.seed, module.global_step, module.global_rank))
+
+# %% ../../nbs/core/13_compute.ipynb #7b517194
+class Ahead:
+    "Calls `read(step)` for the coming steps in the background"
+
+    def __init__(
+        self,
+        read: Callable[[int], Any],  # a pure function of the step
+        ahead: int = 3,  # steps in flight
+        threads: int = 2,  # 0: read when asked
+    ):
+        self.read, self.ahead = read, ahead if threads else 0
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead") if threads else None
+        self.coming: dict[int, Future[Any]] = {}
+
+    def __call__(self, step: int) -> Any:
+        "What `read(step)` returns, or the exception that it raised"
+        if self.pool is None:
+            return self.read(step)
+        wanted = range(step, step + self.ahead + 1)
+        for old in set(self.coming) - set(wanted):
+            self.coming.pop(old).cancel()
+        for new in wanted:
+            if new not in self.coming:
+                self.coming[new] = self.pool.submit(self.read, new)
+        return self.coming.pop(step).result()
+
+    def close(self) -> None:
+        "Drop what has not been read yet"
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)

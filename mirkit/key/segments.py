@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['SR', 'KINDS', 'ATTEMPTS', 'Batch', 'read_labels', 'as_batch', 'cut', 'kind_at', 'usable_seconds', 'read_segment',
-           'SegmentSet', 'Ahead']
+           'SegmentSet']
 
 # %% ../../nbs/key/08_segments.ipynb #75c83d20
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -219,34 +218,3 @@ class SegmentSet:
         turn = step // 2 if self.mode == "mixed" else step  # both kinds of batches go round on their own
         lap, place = divmod(turn * of + index, len(pool))
         return pool[_shuffled(len(pool), self.seed, lap, KINDS.index(kind))[place]]
-
-# %% ../../nbs/key/08_segments.ipynb #7820a53e
-class Ahead:
-    "Calls `read(step)` for the coming steps in the background"
-
-    def __init__(
-        self,
-        read: Callable[[int], Any],  # a pure function of the step
-        ahead: int = 3,  # steps in flight
-        threads: int = 2,  # 0: read when asked
-    ):
-        self.read, self.ahead = read, ahead if threads else 0
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="segments") if threads else None
-        self.coming: dict[int, Future[Any]] = {}
-
-    def __call__(self, step: int) -> Any:
-        "What `read(step)` returns, or the exception that it raised"
-        if self.pool is None:
-            return self.read(step)
-        wanted = range(step, step + self.ahead + 1)
-        for old in set(self.coming) - set(wanted):
-            self.coming.pop(old).cancel()
-        for new in wanted:
-            if new not in self.coming:
-                self.coming[new] = self.pool.submit(self.read, new)
-        return self.coming.pop(step).result()
-
-    def close(self) -> None:
-        "Drop what has not been read yet"
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)

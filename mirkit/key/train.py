@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_choice, check_range
-from ..core.compute import seed_step
+from ..core.compute import Ahead, seed_step
 from ..core.files import replacing
 from .calibrate import KeyCalibration, calibrate
 from .chromanet import ChromaNet, ChromaNetConfig
@@ -36,7 +36,7 @@ from mirkit.key.cpsd import (
     stone12_loss,
     stone24_loss,
 )
-from .segments import KINDS, Ahead, Batch, as_batch
+from .segments import KINDS, Batch, as_batch
 from .vqt import bank_kernels, crops, halving_filter, log_vqt, scaled, vqt_plan
 
 # %% ../../nbs/key/10_train.ipynb #a1430231

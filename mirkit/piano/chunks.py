@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['LENGTH', 'STRIDE', 'KEYS', 'Piece', 'Reader', 'chunk_frames', 'chunk_table', 'Recording', 'Batch', 'read_sound',
-           'ChunkSet', 'check_same', 'Ahead']
+           'ChunkSet', 'check_same']
 
 # %% ../../nbs/piano/10_chunks.ipynb #78b0d744
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -187,34 +186,3 @@ def check_same(
                     f"sources differ in {name}: {one} and {other}; make their stores with the same parameters"
                 )
     return configs[0]
-
-
-class Ahead:
-    "Calls `read(step)` for the coming steps in the background"
-
-    def __init__(
-        self,
-        read: Callable[[int], Any],  # a pure function of the step
-        ahead: int = 3,  # steps in flight
-        threads: int = 2,  # 0: read when asked
-    ):
-        self.read, self.ahead = read, ahead if threads else 0
-        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="chunks") if threads else None
-        self.coming: dict[int, Future[Any]] = {}
-
-    def __call__(self, step: int) -> Any:
-        "What `read(step)` returns, or the exception that it raised"
-        if self.pool is None:
-            return self.read(step)
-        wanted = range(step, step + self.ahead + 1)
-        for old in set(self.coming) - set(wanted):
-            self.coming.pop(old).cancel()
-        for new in wanted:
-            if new not in self.coming:
-                self.coming[new] = self.pool.submit(self.read, new)
-        return self.coming.pop(step).result()
-
-    def close(self) -> None:
-        "Drop what has not been read yet"
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)

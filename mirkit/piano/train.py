@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from ..core.checks import check_choice, check_range
-from ..core.compute import seed_step
+from ..core.compute import Ahead, seed_step
 from .augment import Augment, batch_levels
-from .chunks import Ahead, Batch, Recording, chunk_frames
+from .chunks import Batch, Recording, chunk_frames
 from .decode import decode, note_onsets, strided
 from .losses import onset_loss, onset_targets, velocity_loss
 from .net import NetConfig, OnsetsAndVelocities, save_net
