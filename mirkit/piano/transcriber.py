@@ -296,11 +296,17 @@ class PianoTranscriber:
             return lambda: sinc_blocks(path, self.sr, channel)
         return lambda: stream_audio(path, sr=self.sr, channel=channel)
 
+    def windows(
+        self,
+        frames: Iterable[np.ndarray],  # log-mel (M, t), in pieces
+    ) -> Iterator[Window]:
+        "The windows that the network looks at"
+        chunk, overlap = OFFICIAL if self.options.compat else (WINDOW, self.overlap)
+        return cut_windows(frames, chunk, overlap, full_last=not self.options.compat)
+
     def _heard(self, source: Source) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]]:
         "Log-mel frames (M, t), and probabilities and velocities (88, t) of them"
-        chunk, overlap = OFFICIAL if self.options.compat else (WINDOW, self.overlap)
-        frames = mel_frames(source, self.floor, **self.mel)
-        batches = in_batches(cut_windows(frames, chunk, overlap, not self.options.compat), self.batch)
+        batches = in_batches(self.windows(mel_frames(source, self.floor, **self.mel)), self.batch)
         work = functools.partial(_looked, net_fn=self.net_fn, device=self.device)
         alone = self.device != "cpu" or (self.options.compat and not self.options.threads)
         with contextlib.nullcontext() if alone else one_thread_per_operation():
