@@ -162,7 +162,8 @@ class _Chain:
 # %% ../../nbs/piano/19_engine.ipynb #a6dd804f
 class _Stem:
     def __init__(self, net: OnsetsAndVelocities):
-        layers, n, self.leak = list(net.stem), net.config.n_mels, net.config.leak
+        n, self.leak = net.config.n_mels, net.config.leak
+        layers: list[Any] = list(net.stem)
         self.specnorm = tuple(a.view(n, 2) for a in _line(net.specnorm, n))
         self.first, self.line = layers[0].weight.mT.contiguous(), _line(layers[1], n)
         self.chain = _Chain(tuple(_Context.of(b, n) for b in layers[3 : 3 + net.config.stem_blocks]), self.leak)
@@ -192,10 +193,13 @@ class _Stage:
         layers: list[Any] = list(stage)
         self.leak, n = leak, len(layers) - 7  # context modules
         weight, self.bias = _folded(layers[0], layers[1])
-        self.mix, self.mix_extra = (weight[:, :-1].contiguous(), weight[:, -1, 0, 0]) if extra else (weight, None)
+        self.mix = weight[:, :-1].contiguous() if extra else weight
+        self.mix_extra = weight[:, -1, 0, 0]  # of a channel more, given apart
         self.chain = _Chain(tuple(_Context.of(b, KEYS) for b in layers[3 : 3 + n]), leak)
         weight, self.collapse_bias = _folded(layers[3 + n], layers[4 + n])
-        self.collapse = weight.permute(0, 2, 1, 3).flatten(1, 2)[..., None].contiguous(memory_format=torch.channels_last)
+        self.collapse = (
+            weight.permute(0, 2, 1, 3).flatten(1, 2)[..., None].contiguous(memory_format=torch.channels_last)
+        )
         self.head = self._layers(layers[-1], after)
 
     @staticmethod
@@ -240,9 +244,7 @@ class PianoEngine:
         self.config, leak = net.config, net.config.leak
         new = net.config.generation == 2023
         velocity: Any = net.velocity_stage
-        self.stem, self.before = _Stem(net), None if new else tuple(
-            a.view(KEYS, -1) for a in _line(velocity[0], KEYS)
-        )
+        self.stem, self.before = _Stem(net), None if new else tuple(a.view(KEYS, -1) for a in _line(velocity[0], KEYS))
         self.stages = [_Stage(s[0], s[1], leak) if new else _Stage(s, None, leak) for s in net.stages]  # type: ignore
         self.velocity = _Stage(velocity[-2], velocity[-1], leak, extra=True)
 
@@ -250,7 +252,7 @@ class PianoEngine:
     def logits(self, mel: Tensor) -> tuple[Tensor, Tensor]:  # (T, M) dB to twice (T - 1, 88)
         "Of the last onset stage and of the velocity stage"
         keys = self.stem(mel)
-        onsets = sum(stage(keys) for stage in self.stages)
+        onsets = torch.stack([stage(keys) for stage in self.stages]).sum(0)
         extra = onsets
         if self.before is not None:
             factor, summand = self.before

@@ -145,7 +145,8 @@ class NetConfig:
 def _stages(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_stages(v) for v in value)
-    return StageConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return StageConfig(**fields)
 
 # %% ../../nbs/piano/03_net.ipynb #ba71688d
 class SubSpectralNorm(nn.Module):
@@ -200,7 +201,7 @@ class Squeeze(nn.Module):
         return self.fc(around.mT).mT[:, :, None]
 
 # %% ../../nbs/piano/03_net.ipynb #0fa523e5
-def _norm_together(x: Tensor, norms: list[nn.BatchNorm2d]) -> Tensor:
+def _norm_together(x: Tensor, norms: list[Any]) -> Tensor:
     "Batch normalisation of channels that belong to several layers"
     first, training = norms[0], norms[0].training
     mean, var = (torch.cat([getattr(n, f"running_{k}") for n in norms]) for k in ("mean", "var"))
@@ -388,8 +389,9 @@ def _initialise(module: nn.Module) -> None:
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     if isinstance(module, Squeeze):
-        nn.init.ones_(module.fc[0].bias)
-        nn.init.ones_(module.fc[2].bias)
+        for layer in module.fc:
+            if isinstance(layer, nn.Linear):
+                nn.init.ones_(layer.bias)
 
 # %% ../../nbs/piano/03_net.ipynb #225ab906
 def net_reach(
