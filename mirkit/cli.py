@@ -343,7 +343,7 @@ def _add_transcribing(add: Callable) -> None:
     add("--longest", type=float, metavar="S", help="that a note may last (default: decay 4, next 1, fixed 0.2)")
     add("--min-velocity", type=int, default=1, metavar="V", help="leave out quieter notes, 1 to 127 (default: 1)")
     add("--subframe", action="store_true", help="onsets between the frames of 24 ms, by a parabola")
-    add("--compat", choices=["official"], help="the numbers of the original program; takes 2 GB of memory")
+    add("--compat", choices=["official"], help="the numbers of the original program; takes 1 GB of memory")
     add("--device", help="cpu, cuda, cuda:N, mps or auto (default: cpu)")
 
 # %% ../nbs/90_cli.ipynb #89df7970

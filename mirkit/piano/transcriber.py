@@ -222,7 +222,7 @@ class PianoTranscriber:
         self.overlap = windows_overlap(config)
         self.name = str(self.about.get("name", ""))
         on_cpu = self.device == "cpu"
-        usual = 1 if given.compat else min(4, usable_cores())  # five minutes at a time take 2 GB in each thread
+        usual = 1 if given.compat else min(4, usable_cores())  # five minutes at a time take a lot of memory in each thread
         self.threads = (given.threads or usual) if on_cpu else 1
         self.batch = given.batch or (1 if on_cpu or given.compat else 16)
         self.net_fn = fast_network(net, self.device)
