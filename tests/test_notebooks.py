@@ -25,6 +25,7 @@ QUICK = {
         "val_tracks": 4,
         "test_tracks": 4,
     },
+    "train_onsets": {"recipe": "narrow", "steps": 4, "steps_per_epoch": 2, "batch_size": 2, "test_files": 1},
     "explore_key": {"simulate": True},
     "explore_pitch": {"simulate": True, "steps": 2},
     "eval_key": {"max_tracks": 6, "examples": 1},

@@ -65,13 +65,22 @@ def load_material(
     if not all(names) or len(set(names)) < len(names):
         raise ValueError(f"data = {data!r} must be different names, joined by +")
     for name in names:
-        tracks = _tracks_of(name, rendering or {}, options or {}, seed)
+        tracks = _tracks_of(name, _of(name, rendering or {}, names), _of(name, options or {}, names), seed)
         short = Path(name).stem if name.endswith(".csv") or "/" in name else name
         for t in tracks:
             split = t.split or fixed_split(short, t.group)
             id = f"{short}/{t.id}" if len(names) > 1 else t.id
             found.append(replace(t, id=id, split=split, group=f"{short}/{t.group}"))
     return found
+
+
+def _of(name: str, options: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    "Options of one data set: those under its name, where there are names, else all"
+    if not options or not all(isinstance(v, dict) for v in options.values()):
+        return options
+    for given in options:
+        check_choice("options of data set", given, names)
+    return options.get(name, {})
 
 
 def _tracks_of(name: str, rendering: dict[str, Any], options: dict[str, Any], seed: int) -> Iterable[PianoTrack]:
@@ -94,7 +103,7 @@ def _tracks_of(name: str, rendering: dict[str, Any], options: dict[str, Any], se
 def open_recordings(
     tracks: Sequence[PianoTrack],
     config: StoreConfig,
-    store: str | Path = "",  # folder of HDF5 files; empty: from the sound, on the fly
+    store: str | Path = "",  # folder of HDF5 files, of one or several data sets; empty: from the sound, on the fly
     jobs: int = 1,  # processes that decode sound
     progress: bool = True,
 ) -> list[Recording]:  # as many as there are tracks
@@ -106,15 +115,17 @@ def open_recordings(
             raise ValueError(f"{len(silent)} tracks have notes only, such as {silent[0]}; render them first")
         source = PianoAudio(tracks, config, jobs=jobs, progress=progress)
         return [Recording(source, i) for i in range(len(source))]
-    opened = open_store(store)
-    if opened.config.mel != config.mel:
-        raise ValueError(f"store = {str(store)!r} has {opened.config.mel}; the network wants {config.mel}")
-    known = {item.id: i for i, item in enumerate(opened.items)}
+    known: dict[str, Recording] = {}
+    for name in sorted({f.name.split("_logmel_")[0] for f in Path(store).expanduser().glob("*_logmel_*.h5")}) or [""]:
+        opened = open_store(store, name or None)
+        if opened.config.mel != config.mel:
+            raise ValueError(f"store = {str(store)!r} has {opened.config.mel}; the network wants {config.mel}")
+        known |= {item.id: Recording(opened, i) for i, item in enumerate(opened.items)}
     if missing := [t.id for t in tracks if _name_in(t) not in known]:
         raise ValueError(
-            f"store = {str(store)!r} has not {missing[0]!r} and {len(missing) - 1} more of {len(tracks)} tracks"
+            f"store = {str(store)!r} lacks {missing[0]!r} and {len(missing) - 1} more of {len(tracks)} tracks"
         )
-    return [Recording(opened, known[_name_in(t)]) for t in tracks]
+    return [known[_name_in(t)] for t in tracks]
 
 
 def _name_in(track: PianoTrack) -> str:
