@@ -188,6 +188,35 @@ def test_a_running_training_is_paused_slowed_saved_and_stopped_through_its_file(
     assert run["result"].resumed_from == 3 and run["result"].steps == 12
 
 
+def test_the_panel_follows_the_files(tmp_path):
+    "Where there is an event loop, it looks again and again, and stops when it is closed"
+    import asyncio
+
+    from mirkit.lab.control import Control, control_widget
+
+    async def watched():
+        panel, control = control_widget(tmp_path, every=0.02), Control(tmp_path)
+        control.write(pause=True)
+        (tmp_path / "status.json").write_text(
+            '{"state": "paused", "step": 7, "max_steps": 9, "loss": 0.25, "lr": 0.001}'
+        )
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if panel.pause.value and "paused at step 7 of 9" in panel.said.value:
+                break
+        assert panel.pause.value and "loss 0.25" in panel.said.value
+        panel.pause.value = False
+        assert not control.read().pause
+        panel.close()
+        for _ in range(200):
+            await asyncio.sleep(0.02)
+            if panel.task.done():
+                return
+        raise AssertionError("still looking")
+
+    asyncio.run(watched())
+
+
 def until(condition, seconds=120):
     "Wait for it"
     end = time.monotonic() + seconds
