@@ -6,6 +6,7 @@
 __all__ = ['BLOCK', 'PianoEngine']
 
 # %% ../../nbs/piano/19_engine.ipynb #6bc369d7
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +78,12 @@ class _Context:
 BLOCK = 128  # frames that are computed at a time
 
 
+@functools.cache
+def _has_onednn() -> bool:
+    "Whether this PyTorch has the fused operation, which is not part of its public interface"
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
 def _attention(
     squeeze: Squeeze,
     means: Tensor,  # of each frame over its rows, (T, C)
@@ -95,7 +102,7 @@ def _convolution(
 ) -> Tensor:  # (T', rows, C'): without frames that would look beyond the ends
     "Convolution and leaky ReLU at once, by oneDNN where PyTorch has it"
     x, pad = frames[None].permute(0, 3, 1, 2), [0, weight.shape[3] // 2]
-    if torch.backends.mkldnn.is_available():
+    if _has_onednn():
         kind, values = ("none", []) if slope == 1 else ("relu", []) if slope == 0 else ("leaky_relu", [slope])
         found = torch.ops.mkldnn._convolution_pointwise(x, weight, bias, pad, [1, 1], [1, 1], 1, kind, values, "")
     else:
