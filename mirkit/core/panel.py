@@ -52,6 +52,9 @@ def live_figure(
             if self.complete:
                 super().open()
 
+        def _handler_js2py_traceDeltas(self, change: Any) -> None:
+            "What the page fills in is not needed here, and plotly fails to take it in where traces hold arrays"
+
     live = Live(figure)
     live.complete = True
     live.open()
