@@ -855,7 +855,7 @@ class PianoExplorer(Panel):
         "From the microphone"
         if self.listening is None:
             if packet.last or packet.at > 2 * packet.sr:  # the rest of one that was refused or given up
-                return
+                return None if packet.last else self.microphone.stop()
             listening = self.attempt(lambda: self._start(packet.sr, 1.0))
             if listening is None:
                 return self.microphone.stop()
@@ -867,7 +867,7 @@ class PianoExplorer(Panel):
     def _watch(self) -> None:
         "End where the browser says nothing any more"
         listening = self.listening
-        if listening is not None and time.perf_counter() - self._heard_at > 5:
+        if listening is not None and time.perf_counter() - self._heard_at > 30:
             listening.put(np.zeros(0, np.float32), listening.expected, last=True)
 
     async def _listen(self, listening: Listening, feed: Callable[[], Any], name: str) -> None:
