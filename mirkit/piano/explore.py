@@ -855,7 +855,9 @@ class PianoExplorer(Panel):
         "From the microphone"
         if self.listening is None:
             if packet.last or packet.at > 2 * packet.sr:  # the rest of one that was refused or given up
-                return None if packet.last else self.microphone.stop()
+                if not packet.last:
+                    self.microphone.stop()
+                return
             listening = self.attempt(lambda: self._start(packet.sr, 1.0))
             if listening is None:
                 return self.microphone.stop()
