@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['LENGTH', 'STRIDE', 'KEYS', 'Piece', 'Reader', 'chunk_frames', 'chunk_table', 'Recording', 'Batch', 'read_sound',
-           'ChunkSet', 'check_same']
+           'ChunkSet', 'share_pools', 'check_same']
 
 # %% ../../nbs/piano/10_chunks.ipynb #78b0d744
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..core.checks import check_range
+from ..core.checks import check_choice, check_range
 
 # %% ../../nbs/piano/10_chunks.ipynb #012d6088
 LENGTH, STRIDE = 208, 42  # frames of a chunk, and from one to the next
@@ -57,6 +57,7 @@ class Recording:
 
     source: Any  # PianoStore or PianoAudio
     index: int
+    data: str = ""  # name of the data set that it is from
 
     @property
     def id(self) -> str:
@@ -105,6 +106,7 @@ class Batch:
     mel: np.ndarray | None = None  # dB float32 (B, n_mels, L)
     sound: np.ndarray | None = None  # float32 (B, hop · (L − 1) + n_fft)
     names: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()  # data set of each
 
     def __len__(self) -> int:
         return len(self.velocity)
@@ -138,6 +140,7 @@ class ChunkSet:
         outside: bool = True,  # chunks may stick out of recordings
         seed: int = 0,
         read: Reader | None = read_sound,  # how sound is read (augmentation may change it); None: log-mels are wanted
+        shares: Mapping[str, float] | None = None,  # how often each data set is drawn; None: as long as it is
     ):
         self.recordings, self.size, self.seed = list(recordings), int(check_range("size", size, 1)), seed
         self.sound = read is not None and all(hasattr(r.source, "samples") for r in self.recordings)
@@ -148,6 +151,7 @@ class ChunkSet:
         if not len(self.begins):
             raise ValueError(f"no chunks of {length} frames in {len(self.recordings)} recordings")
         check_same([r.source.config for r in self.recordings])
+        self.chance, self.pools = share_pools([self.recordings[i].data for i in self.which], shares or {})
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -156,21 +160,51 @@ class ChunkSet:
         "The chunks of a step of one process"
         places = range(step * self.size * processes + rank, (step + 1) * self.size * processes, processes)
         rows = [self.item(place) for place in places]
-        velocity, inside, floor, names, mel, sound = (list(column) for column in zip(*rows, strict=True))
+        velocity, inside, floor, names, data, mel, sound = (list(column) for column in zip(*rows, strict=True))
         given = {"sound": np.stack(sound)} if self.sound else {"mel": np.stack(mel)}
-        return Batch(np.stack(velocity), np.stack(inside), np.array(floor, np.float32), names=tuple(names), **given)
+        of = {"names": tuple(names), "data": tuple(data)}
+        return Batch(np.stack(velocity), np.stack(inside), np.array(floor, np.float32), **of, **given)
 
     def item(self, place: int) -> tuple[Any, ...]:
         "The chunk at a place in the sequence of all laps"
-        lap, rest = divmod(place, len(self))
-        k = int(_order(len(self), self.seed, lap)[rest])
+        k = self.chunk(place)
         recording, begin = self.recordings[self.which[k]], int(self.begins[k])
         end, at = begin + self.length, np.arange(begin, begin + self.length)
         if self.sound:
             sound, velocity, inside = self.read(recording, begin, end, np.random.default_rng((self.seed, 2, place)))
-            return velocity, inside, recording.floor, recording.id, None, sound
+            return velocity, inside, recording.floor, recording.id, recording.data, None, sound
         inside = (at >= 0) & (at < recording.frames)
-        return recording.velocity(begin, end), inside, recording.floor, recording.id, recording.mel(begin, end), None
+        of = recording.floor, recording.id, recording.data
+        return recording.velocity(begin, end), inside, *of, recording.mel(begin, end), None
+
+    def chunk(self, place: int) -> int:
+        "Number of the chunk at a place"
+        if not self.pools:
+            lap, rest = divmod(place, len(self))
+            return int(_order(len(self), self.seed, lap)[rest])
+        rng = np.random.default_rng((self.seed, 3, place))
+        pool = self.pools[int(np.searchsorted(self.chance, rng.random(), "right"))]
+        return int(pool[rng.integers(len(pool))])
+
+# %% ../../nbs/piano/10_chunks.ipynb #a8e9266c
+def share_pools(
+    data: Sequence[str],  # data set of each chunk
+    shares: Mapping[str, float],  # ≥ 0, of each data set; empty: no shares
+) -> tuple[np.ndarray, list[np.ndarray]]:  # cumulated shares of a sum of 1; numbers of the chunks of each data set
+    "Chunks by data set. `ValueError` unless shares name all data sets that there are, and no others, and one is more than 0."
+    if not shares:
+        return np.zeros(0), []
+    for name, share in shares.items():
+        check_choice("data set in shares", name, sorted(set(data)))
+        check_range(f"shares of {name}", share, 0, 1e9)
+    if missing := sorted(set(data) - set(shares)):
+        raise ValueError(f"shares = {dict(shares)!r} must name {missing[0]!r} too; 0 leaves a data set out")
+    drawn = [name for name, share in shares.items() if share > 0]
+    if not drawn:
+        raise ValueError(f"shares = {dict(shares)!r} must have one that is more than 0")
+    chance = np.cumsum([shares[name] for name in drawn], dtype=float)
+    chance[-1] += (full := chance[-1]) * 1e-9  # so that a draw just below 1 stays within
+    return chance / full, [np.flatnonzero(np.array(data) == name) for name in drawn]
 
 # %% ../../nbs/piano/10_chunks.ipynb #e2cf2cbd
 def check_same(
