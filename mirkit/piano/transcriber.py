@@ -9,6 +9,7 @@ __all__ = ['BLOCK', 'Source', 'Probabilities', 'LEAST', 'WINDOW', 'OVERLAP', 'OF
 
 # %% ../../nbs/piano/07_transcriber.ipynb #a6e9823b
 import contextlib
+import dataclasses
 import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +25,7 @@ import torch
 from ..core.audio import as_samples, resample, stream_audio
 from ..core.checks import check_choice, check_range
 from ..core.compute import one_thread_per_operation, usable_cores
-from .decode import DecodeStream, Window, cut_windows, note_onsets, to_notes
+from .decode import LOWEST, DecodeStream, Window, cut_windows, note_onsets, to_notes
 from .engine import PianoEngine
 from .net import NetConfig, OnsetsAndVelocities, net_reach
 from .notes import Notes
@@ -187,6 +188,13 @@ class TranscriberOptions:
     threads: int | None = None  # windows at the same time on a processor; default: one for each core, at most 4
     batch: int | None = None  # windows at a time in each thread; default: 1, on a GPU 16
 
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "TranscriberOptions":
+        "Options by name. Raises `ValueError` for unknown names, saying which was meant."
+        for name in options:
+            check_choice("option", name, [f.name for f in dataclasses.fields(cls)])
+        return cls(**options)
+
     def __post_init__(self):
         check_choice("offsets", self.offsets, OFFSETS)
         if self.compat is not None:
@@ -194,10 +202,12 @@ class TranscriberOptions:
         for name, low, high in (("threshold", 0, 1), ("shift", -1, 1), ("longest", 0.05, 60)):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), low, high)
-        check_range("min_velocity", self.min_velocity, 1, 127)
-        for name in ("threads", "batch"):
-            if getattr(self, name) is not None:
-                check_range(name, getattr(self, name), 1, 1024)
+        for name, high in (("min_velocity", 127), ("threads", 1024), ("batch", 1024)):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(name, value, 1, high)
+                if value != int(value):
+                    raise ValueError(f"{name} = {value!r} must be a whole number")
 
 # %% ../../nbs/piano/07_transcriber.ipynb #b871e344
 class PianoTranscriber:
@@ -211,7 +221,7 @@ class PianoTranscriber:
         device: str = "cpu",
         **options: Any,  # of TranscriberOptions
     ):
-        self.about, self.options, self.device = dict(about or {}), TranscriberOptions(**options), str(device)
+        self.about, self.options, self.device = dict(about or {}), TranscriberOptions.of(options), str(device)
         given, config = self.options, net.config
         published = 0.77 if getattr(config, "generation", 2023) == 2022 else 0.74
         self.threshold = float(self.about.get("threshold", published) if given.threshold is None else given.threshold)
@@ -222,7 +232,9 @@ class PianoTranscriber:
         self.overlap = windows_overlap(config)
         self.name = str(self.about.get("name", ""))
         on_cpu = self.device == "cpu"
-        usual = 1 if given.compat else min(4, usable_cores())  # five minutes at a time take a lot of memory in each thread
+        usual = (
+            1 if given.compat else min(4, usable_cores())
+        )  # five minutes at a time take a lot of memory in each thread
         self.threads = (given.threads or usual) if on_cpu else 1
         self.batch = given.batch or (1 if on_cpu or given.compat else 16)
         self.net_fn = fast_network(net, self.device)
@@ -314,18 +326,29 @@ class PianoTranscriber:
                 yield from found
 
     def _notes(self, source: Source, **fields: Any) -> Notes:
-        o = self.options
-        decoder = DecodeStream(self.threshold, plateaus=bool(o.compat), subframe=o.subframe)
+        decoder = DecodeStream(self.threshold, plateaus=bool(self.options.compat), subframe=self.options.subframe)
         levels, rows, nothing = Levels(), [], np.zeros((88, 0), np.float32)
         samples = Counted(source)
         for frames, (p, v) in self._heard(samples):
             rows.append(decoder.push(p, v))
-            levels.push(frames)
+            if self.options.offsets == "decay":
+                levels.push(frames)
         found = np.concatenate([*rows, decoder.push(nothing, nothing, last=True)])
-        onset, pitch = note_onsets(found, self.shift, self.step), found[:, 1].astype(int) + 21
-        offset = np.minimum(find_offsets(o.offsets, onset, pitch, levels, self.mel, o.longest), samples.count / self.sr)
-        fields = {"duration": samples.count / self.sr, "model": self.name} | fields
-        return to_notes(found, self.shift, offset=offset, step=self.step, min_velocity=o.min_velocity, **fields)
+        return self.notes(found, levels, **{"duration": samples.count / self.sr} | fields)
+
+    def notes(
+        self,
+        rows: np.ndarray,  # (n, 5) of a decoder
+        levels: Levels,  # of the whole recording, for offsets by decay
+        duration: float,  # s of the recording
+        **fields: Any,  # of Notes
+    ) -> Notes:
+        "Decisions as notes, with the ends that the options ask for"
+        o = self.options
+        onset, pitch = note_onsets(rows, self.shift, self.step), rows[:, 1].astype(int) + LOWEST
+        offset = np.minimum(find_offsets(o.offsets, onset, pitch, levels, self.mel, o.longest), duration)
+        fields = {"duration": duration, "model": self.name} | fields
+        return to_notes(rows, self.shift, offset=offset, step=self.step, min_velocity=o.min_velocity, **fields)
 
 # %% ../../nbs/piano/07_transcriber.ipynb #78c757e0
 def _looked(batch: list[Window], net_fn: Probabilities, device: str) -> list:
@@ -355,6 +378,7 @@ def transcribe(
 ) -> Any:  # Notes, or a list of them for a batch
     "Piano notes of audio in one call; the model is read once, and again when its file has changed"
     path = find_weights(model)
+    TranscriberOptions.of({name: value for name, value in options.items() if name != "device"})
     transcriber = _transcriber(path, path.stat().st_mtime_ns, tuple(sorted(options.items())))
     if isinstance(audio, str | Path):
         return transcriber.file(audio)
