@@ -161,9 +161,15 @@ class ChunkSet:
         places = range(step * self.size * processes + rank, (step + 1) * self.size * processes, processes)
         rows = [self.item(place) for place in places]
         velocity, inside, floor, names, data, mel, sound = (list(column) for column in zip(*rows, strict=True))
-        given = {"sound": np.stack(sound)} if self.sound else {"mel": np.stack(mel)}
-        of = {"names": tuple(names), "data": tuple(data)}
-        return Batch(np.stack(velocity), np.stack(inside), np.array(floor, np.float32), **of, **given)
+        return Batch(
+            np.stack(velocity),
+            np.stack(inside),
+            np.array(floor, np.float32),
+            mel=None if self.sound else np.stack(mel),
+            sound=np.stack(sound) if self.sound else None,
+            names=tuple(names),
+            data=tuple(data),
+        )
 
     def item(self, place: int) -> tuple[Any, ...]:
         "The chunk at a place in the sequence of all laps"
