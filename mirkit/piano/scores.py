@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'TOLERANCE', 'Pair', 'note_rows', 'match_notes', 'velocity_errors', 'score_rows', 'score_notes',
            'note_table', 'onset_bias', 'octave_recall', 'score_table', 'original_tables', 'score_intervals',
-           'candidate_rows', 'at_setting', 'sweep', 'best_setting']
+           'at_setting', 'sweep', 'best_setting']
 
 # %% ../../nbs/piano/13_scores.ipynb #91567614
 from collections.abc import Iterable, Sequence
@@ -203,15 +203,6 @@ def score_intervals(
     return {m: bootstrap(table[m], np.ones(len(table)), n, seed, groups) for m in (*METRICS, "F1_aligned")}
 
 # %% ../../nbs/piano/13_scores.ipynb #d7a2a103
-def candidate_rows(
-    notes: "Notes",  # with confidence: transcribed at a low threshold, without a shift
-) -> np.ndarray:  # (m, 4) onset s, key, velocity, confidence
-    "What a sweep needs. Raises `ValueError` for notes without a confidence."
-    if notes.confidence is None:
-        raise ValueError("notes have no confidence; a sweep of thresholds needs the confidence of every note")
-    return np.column_stack([note_rows(notes), np.asarray(notes.confidence, np.float64)])
-
-
 def at_setting(
     candidates: ArrayLike,  # (m, 4) onset s, key, velocity, confidence
     threshold: float,  # 0…1
