@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 class RisingEnergy:
     "Onsets where the partials of a key become louder; `rising(audio, sr)` gives `Notes` with confidences"
 
-    sr, n_fft, hop = 16000, 2048, 384
+    sr, n_fft, hop = 16000, 2048, 384  # Hz, samples, samples
+    block = 2048  # frames that are transformed at a time
 
     def __init__(self, threshold: float = 0.3):
         self.threshold = threshold
@@ -60,14 +61,18 @@ class RisingEnergy:
 
     def levels(self, x: np.ndarray) -> np.ndarray:  # (88, T) dB
         "Mean level of each key's first four partials; what is 35 dB below the loudest is silence"
-        padded = np.pad(x, self.n_fft // 2)
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop]
-        level = 20 * np.log10(np.abs(np.fft.rfft(frames * np.hanning(self.n_fft), axis=1)) + 1e-6)
-        level = np.maximum(level, level.max() - 35)
+        frames = np.lib.stride_tricks.sliding_window_view(np.pad(x, self.n_fft // 2), self.n_fft)[:: self.hop]
         hz = 440 * 2 ** ((np.arange(21, 109) - 69) / 12)
         places = np.rint(np.outer(hz, np.arange(1, 5)) * self.n_fft / self.sr).astype(int)
-        inside = places < level.shape[1]
-        found = np.where(inside, level[:, np.where(inside, places, 0)], level.min())
+        inside, found = places <= self.n_fft // 2, np.empty((len(frames), 88, 4))
+        low, high = np.inf, -np.inf
+        for a in range(0, len(frames), self.block):
+            spectrum = np.fft.rfft(frames[a : a + self.block] * np.hanning(self.n_fft), axis=1)
+            level = 20 * np.log10(np.abs(spectrum) + 1e-6)
+            found[a : a + self.block] = level[:, np.where(inside, places, 0)]
+            low, high = min(low, level.min()), max(high, level.max())
+        np.maximum(found, high - 35, out=found)
+        found[:, ~inside] = max(low, high - 35)
         return (found @ np.array([0.4, 0.3, 0.2, 0.1])).T
 
 # %% ../../nbs/piano/14_evaluate.ipynb #6cd7f1c7
