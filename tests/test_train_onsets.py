@@ -239,6 +239,11 @@ MISTAKES = [
     ({"store": "nowhere", "augment": "strong"}, "has no sound to change the pitch of"),
     ({"compare": ["nothing.pt"]}, "nothing.pt"),
     ({"rendering": {"counts": 3}}, "did you mean 'count'"),
+    ({"shares": {"snth": 1.0}}, "data set in shares = 'snth' is not known (did you mean 'synth'?)"),
+    ({"shares": {"synth": 0}}, "must have one that is more than 0"),
+    ({"augments": {"maps": "recorded"}}, "data set in augments = 'maps' is not known"),
+    ({"augments": {"synth": "record"}}, "augment = 'record' is not known"),
+    ({"velocity_shares": {"synth": -1}}, "velocity_shares of synth = -1"),
 ]
 
 
