@@ -302,8 +302,8 @@ def write_jams(notes: Notes, path: str | Path | None = None) -> "jams.JAMS":
     jam = jams.JAMS(annotations=[found])
     jam.file_metadata.duration = notes.duration
     if path is not None:
-        with replacing(path) as draft, open(draft, "w", encoding="utf-8") as file:
-            jam.save(file, fmt="jams")
+        with replacing(path) as draft:  # not by jam.save, which checks against its schema what was checked above
+            Path(draft).write_text(jam.dumps(), encoding="utf-8")
     return jam
 
 
