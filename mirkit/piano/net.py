@@ -27,6 +27,15 @@ from ..core.files import replacing
 KEYS = 88  # of a piano, MIDI 21…108
 
 
+def _check_whole(name: str, value: Any, low: int) -> None:
+    "Raise `ValueError` unless `value`, or each of several, is a whole number (16.0 is not) from `low` on"
+    for one in value if isinstance(value, tuple | list) else (value,):
+        if not isinstance(one, int | np.integer) or isinstance(one, bool) or one < low:
+            raise ValueError(
+                f"{name} = {value!r} must be {'whole numbers' if one is not value else 'a whole number'} ≥ {low}"
+            )
+
+
 @dataclass(frozen=True)
 class StageConfig:
     "Sizes of a stage: context modules over time, then a small network for each frame. Raises `ValueError` for what cannot be built."
@@ -38,13 +47,15 @@ class StageConfig:
     head: tuple[int, ...] = (200, 200)  # widths of the layers before the last, which has 88
 
     def __post_init__(self):
-        check_range("blocks", self.blocks, 0)
+        _check_whole("blocks", self.blocks, 0)
+        for name in ("width", "kernels", "dilations", "head"):
+            _check_whole(name, getattr(self, name), 1)
         if not self.kernels or len(self.kernels) != len(self.dilations) or not all(k % 2 for k in self.kernels):
             raise ValueError(
                 f"kernels = {self.kernels} must be odd and as many as dilations = {self.dilations}, at least one"
             )
-        if not self.head or min(self.width, *self.head, *self.dilations, *self.kernels) < 1:
-            raise ValueError(f"width, dilations, kernels and head = {self.head} must be positive, and head not empty")
+        if not self.head:
+            raise ValueError(f"head = {self.head} must not be empty")
 
     @property
     def channels(self) -> int:
@@ -77,13 +88,13 @@ class NetConfig:
             raise ValueError(f"generation = {self.generation!r} must be one of {GENERATIONS}")
         check_choice("stem_norm", self.stem_norm, ("bn", "ssn"))
         for name in ("n_mels", "channels", "stem_branches", "se_hidden"):
-            check_range(name, getattr(self, name), 1)
-        check_range("stem_blocks", self.stem_blocks, 0)
+            _check_whole(name, getattr(self, name), 1)
+        _check_whole("stem_blocks", self.stem_blocks, 0)
         check_range("bn_momentum", self.bn_momentum, 0, 1)
         check_range("dropout", self.dropout, 0, 0.99)
         check_range("leak", self.leak, 1e-6, 1)
         if self.se_window is not None:
-            check_range("se_window", self.se_window, 1)
+            _check_whole("se_window", self.se_window, 1)
         if self.channels % self.stem_branches or not self.stages:
             raise ValueError(
                 f"channels = {self.channels} must be a multiple of stem_branches = {self.stem_branches}, "
@@ -93,7 +104,7 @@ class NetConfig:
     @classmethod
     def g23(cls, **changes: Any) -> "NetConfig":
         "The network of the paper: 229 mel bands, 3 127 168 parameters"
-        return cls(**changes)
+        return cls.from_dict(changes)
 
     @classmethod
     def g22(cls, **changes: Any) -> "NetConfig":
@@ -110,7 +121,7 @@ class NetConfig:
             "generation": 2022,
             "bn_momentum": 0.85,
         }
-        return cls(**published | changes)
+        return cls.from_dict(published | changes)
 
     @classmethod
     def narrow(
@@ -131,20 +142,27 @@ class NetConfig:
             "stages": (stage,) * stages,
             "velocity": dataclasses.replace(stage, blocks=1),
         }
-        return cls(**sizes | changes)
+        return cls.from_dict(sizes | changes)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "NetConfig":
-        "From what `dataclasses.asdict` gave, also after JSON. Raises `ValueError` for unknown names."
-        unknown = set(fields) - {f.name for f in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"no such sizes of a network: {', '.join(sorted(unknown))}")
+        "From some fields, or what `dataclasses.asdict` gave, also after JSON. Raises `ValueError` for unknown names."
+        _check_names(cls, fields)
         return cls(**fields | {k: _stages(fields[k]) for k in ("stages", "velocity") if k in fields})
 
 
+def _check_names(kind: type, fields: dict[str, Any]) -> None:
+    "Raise `ValueError` for what is no field, with the nearest that is"
+    for name in fields:
+        check_choice(f"field of {kind.__name__}", name, [f.name for f in dataclasses.fields(kind)])
+
+
 def _stages(value: Any) -> Any:
+    if isinstance(value, StageConfig):
+        return value
     if isinstance(value, list | tuple):
         return tuple(_stages(v) for v in value)
+    _check_names(StageConfig, value)
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
     return StageConfig(**fields)
 
@@ -377,8 +395,10 @@ class OnsetsAndVelocities(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # onset probabilities and velocities (B, 88, T), 0…1; frame 0 is 0
         "What the last onset stage and the velocity stage say, in evaluation mode whatever the mode is"
         training = self.training
-        logits, velocity = self.eval()(x)
-        self.train(training)
+        try:
+            logits, velocity = self.eval()(x)
+        finally:  # also when x does not fit
+            self.train(training)
         return F.pad(logits[-1].sigmoid(), (1, 0)), F.pad(velocity.sigmoid(), (1, 0))
 
 
