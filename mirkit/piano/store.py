@@ -33,7 +33,6 @@ from ..core.files import check_writable, replacing
 from .index import PianoDataset, PianoTrack, fixed_split, load_piano, parse_maps_name, read_notes
 from .midi import Performance
 from .roll import make_roll
-from ..signal.mel import SincStream, log_mel, resample_sinc
 
 if TYPE_CHECKING:
     import h5py
@@ -119,6 +118,8 @@ def read_sound(
     sr: int,  # Hz
 ) -> np.ndarray:  # float32 (N,)
     "A recording in mono at another rate. Raises `AudioError` naming the file."
+    from mirkit.signal.mel import SincStream
+
     whole, rate = load(path, duration=0.1)
     if rate == sr:
         return load(path)[0]
@@ -158,6 +159,8 @@ def frame_samples(
 
 def _frames(x: np.ndarray, begin: int, end: int, config: StoreConfig, floor: float | None, device: str) -> np.ndarray:
     import torch
+
+    from mirkit.signal.mel import log_mel
 
     samples = torch.from_numpy(_as_float(frame_samples(x, begin, end, config))).to(device)
     return log_mel(samples, **config.mel, floor=floor, center=False).cpu().numpy()
@@ -865,6 +868,8 @@ class PianoAudio:
 
     def mel(self, i: int, begin: int = 0, end: int | None = None) -> np.ndarray:  # dB float32 (n_mels, end − begin)
         "Frames of a recording's log-mel spectrogram"
+        from mirkit.signal.mel import log_mel
+
         end = check_frames(self.frames(i), begin, end)
         return log_mel(self.samples(i, begin, end), **self.config.mel, floor=self.floor(i), center=False)[
             :, : end - begin
