@@ -23,10 +23,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("notebook", help="path, or name of a notebook in nbs/ such as train_pesto")
     text = "a parameter; values separated by commas make a sweep; may be repeated"
     parser.add_argument("-p", action="append", default=[], type=_pair, metavar="NAME VALUE", dest="params", help=text)
-    parser.add_argument("--run-id", help="folder of the run below reports/NOTEBOOK/ (default: the time)")
+    parser.add_argument(
+        "--run-id",
+        help="folder of the run below reports/NOTEBOOK/ (default: the time); -p run_id X is --run-id X --resume",
+    )
     parser.add_argument("--out", help="reports folder (default: the setting reports_path)")
     parser.add_argument("--jobs", type=int, help="runs of a sweep at the same time (default: one per two cores)")
-    parser.add_argument("--resume", action="store_true", help="continue --run-id: skip what is done")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue --run-id, also a training that was stopped; skip what is done"
+    )
     parser.add_argument(
         "--no-sweep", action="append", default=[], metavar="NAME", help="commas in NAME's value are meant literally"
     )
@@ -46,12 +51,18 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"parameter {', '.join(sorted(twice))} is given more than once; several values are written a,b,c"
         )
-    if args.resume and not args.run_id:
+    params = dict(args.params)
+    run_id, resume = _which(args.run_id, params.pop("run_id", ""), args.resume)
+    return _print_result(run_notebook(args.notebook, params, run_id, args.out, args.jobs, resume, args.no_sweep))
+
+
+def _which(option: str | None, parameter: str, resume: bool) -> tuple[str | None, bool]:
+    "The name of the run, and whether it may exist: given as a parameter, it may, as in the notebook itself"
+    if option and parameter and option != parameter:
+        raise ValueError(f"--run-id {option} and -p run_id {parameter}: give one of them")
+    if resume and not (option or parameter):
         raise ValueError("--resume needs --run-id: the name of the run to continue")
-    result = run_notebook(
-        args.notebook, dict(args.params), args.run_id, args.out, args.jobs, args.resume, args.no_sweep
-    )
-    return _print_result(result)
+    return option or parameter or None, resume or bool(parameter)
 
 # %% ../nbs/90_cli.ipynb #59cb7d02
 def _print_result(result) -> int:
@@ -59,6 +70,8 @@ def _print_result(result) -> int:
     print(f"{result.run_id}: {result.status} in {result.seconds:.0f} s", file=sys.stderr)
     if result.error:
         print(f"mirkit: {result.error}", file=sys.stderr)
+    if result.status == "stopped":
+        print(f"mirkit: to go on: the same command with --run-id {result.run_id} --resume", file=sys.stderr)
     for name in ("report.html", "executed.html", "executed.ipynb"):
         if (result.folder / name).is_file():
             print(_short(result.folder / name))

@@ -31,6 +31,15 @@ if mode == "die":
 assert mode != "bad", "asked to fail"
 _ = (folder / "metrics.json").write_text(json.dumps({"steps": steps, "square": {"of steps": steps**2}}))"""
 
+TRAINING = """import json
+from mirkit.core.settings import load_settings
+from mirkit.lab.control import Status
+folder = load_settings().reports_path / "lesson" / run_id
+done = len(list(folder.glob("part*")))
+(folder / f"part{done}").touch()  # each time it is run, it is stopped, but the third
+Status(folder).write(state="stopped" if done < 2 else "finished")
+_ = (folder / "metrics.json").write_text(json.dumps({"steps": done + 1, "stopped": done < 2}))"""
+
 
 @pytest.fixture
 def lesson(tmp_path: Path, monkeypatch) -> Path:
@@ -112,6 +121,28 @@ def test_killed_run_resumes(lesson):
         run_notebook(lesson, {"mode": "good"}, run_id="k", resume=True)
     assert run_notebook(lesson, {"mode": "sleep"}, run_id="k", resume=True).metrics["steps"] == 3
     assert run_notebook(lesson, {"mode": "sleep"}, run_id="k", resume=True).status == "skipped"
+
+
+def test_training_stopped_through_its_file_goes_on(lesson):
+    "The command says how; both ways of naming the run train on; when it is done, it is skipped"
+    nb = nbformat.read(lesson, 4)
+    nb.cells[-1].source = TRAINING  # its status is what the control callback writes, as 09_control shows
+    nbformat.write(nb, lesson)
+    folder = lesson.parent / "reports/lesson/s"
+    resume, parameter = ("--run-id", "s", "--resume"), ("-p", "run_id", "s")
+    runs = (
+        (("--run-id", "s"), "stopped", 1),
+        (resume, "stopped", 2),
+        (parameter, "done", 3),
+        (parameter, "skipped", 3),
+    )
+    for words, status, steps in runs:
+        run = start(lesson, *words)
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0 and f"s: {status} in" in err, err
+        assert ("--run-id s --resume" in err) == (status == "stopped")
+        assert json.loads((folder / "metrics.json").read_text())["steps"] == steps
+        assert record(folder)["status"] == status.replace("skipped", "done")
 
 
 def test_ctrl_c_is_recorded(lesson):

@@ -272,7 +272,8 @@ def control_callback(
             status.write(**values, metrics=metrics, message=self.message or why)
 
         def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.say(trainer, "stopped" if self.orders.stop else "finished")
+            more = trainer.max_steps < 0 or trainer.global_step < trainer.max_steps
+            self.say(trainer, "stopped" if self.orders.stop and more else "finished")
 
         def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
             if trainer.is_global_zero:

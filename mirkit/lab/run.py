@@ -32,6 +32,7 @@ from urllib.parse import quote
 from ..core.compute import environment
 from ..core.files import write_file
 from ..core.settings import find_settings, load_settings
+from .control import STATUS
 from .html import notebook_to_html, read_notebook
 from .report import Link, Report, provenance
 
@@ -203,7 +204,7 @@ class RunResult:
 
     run_id: str
     folder: Path  # reports/<notebook>/<run id>
-    status: str  # done, failed, or skipped: it was done already
+    status: str  # done, stopped (through its control file, to be resumed), failed, or skipped: it was done already
     seconds: float = 0.0
     error: str = ""  # kind and message, when failed
     params: dict = field(default_factory=dict)  # as given, without defaults
@@ -212,6 +213,10 @@ class RunResult:
     @property
     def ok(self) -> bool:
         return self.status != "failed"
+
+    @property
+    def finished(self) -> bool:
+        return self.status in ("done", "skipped")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -324,18 +329,23 @@ def run_once(
     try:
         with environment(**_kernel_environment(Path(reports).resolve(), threads)):
             _execute(nb, folder / "executed.ipynb", passed, folder / "log.txt" if log_file else None)
-        status = "done"
+        status = "stopped" if _was_stopped(folder) else "done"
     except Exception as e:  # whatever stops a notebook, a dead kernel included, must not stop the sweep
         status, result = "failed", replace(result, status="failed", error=_error_text(e))
     finally:
         seconds = round(time.monotonic() - start, 1)
         _write_record(folder, record | {"status": status, "seconds": seconds, "error": result.error})
     _finish_page(folder / "executed.ipynb")
-    return replace(result, seconds=seconds)
+    return replace(result, status=status, seconds=seconds)
 
 # %% ../../nbs/lab/05_run.ipynb #3e3ceb93
 def _write_record(folder: Path, record: dict) -> None:
     write_file(folder / "run.json", json.dumps(record, indent=1, default=str) + "\n")
+
+
+def _was_stopped(folder: Path) -> bool:
+    "Whether a training was ended through its control file: the notebook went on to its report, but there is more to do"
+    return _read_json(folder / STATUS).get("state") == "stopped"
 
 # %% ../../nbs/lab/05_run.ipynb #5a723fe2
 def claim_folder(
@@ -365,7 +375,7 @@ def _finished(folder: Path, params: Mapping) -> RunResult | None:
         raise ValueError(
             f"run_id = {folder.name!r} was started with {record.get('given')}, cannot resume it with {given}"
         )
-    if record.get("status") != "done":
+    if record.get("status") != "done" or _was_stopped(folder):
         return None
     return RunResult(record["run_id"], folder, "skipped", record.get("seconds", 0.0), params=dict(params))
 
@@ -421,10 +431,11 @@ def run_sweep(
 
 # %% ../../nbs/lab/05_run.ipynb #12640e9b
 def _sweep_result(run_id: str, folder: Path, members: tuple[RunResult, ...], seconds: float) -> RunResult:
-    "A sweep failed where one of its members did"
+    "A sweep failed where one of its members did, and has stopped where one was stopped"
     failed = [r.folder.name for r in members if not r.ok]
     error = f"{len(failed)} of {len(members)} runs failed: {', '.join(failed)}" if failed else ""
-    return RunResult(run_id, folder, "failed" if failed else "done", round(seconds, 1), error, members=members)
+    status = "failed" if failed else "done" if all(r.finished for r in members) else "stopped"
+    return RunResult(run_id, folder, status, round(seconds, 1), error, members=members)
 
 
 def _members(values: Mapping[str, list]) -> dict[str, dict]:
@@ -499,11 +510,11 @@ def sweep_report(
 ) -> Path:  # report.html in the sweep's folder, beside metrics.json
     "Write the report about all runs of a sweep"
     swept, total = [n for n, v in values.items() if len(v) > 1], len(sweep.members)
-    found = summary(r.metrics for r in sweep.members if r.ok)
+    found = summary(r.metrics for r in sweep.members if r.finished)
     plain = {n: {k: x if math.isfinite(x) else None for k, x in v.items()} for n, v in found.items()}  # JSON has no NaN
     write_file(sweep.folder / "metrics.json", json.dumps(plain, indent=1) + "\n")
     report = Report(f"{title}: {sweep.run_id}", f"{total} runs over {', '.join(swept)}")
-    text = f"**{sum(r.ok for r in sweep.members)} of {total} runs finished.**"
+    text = f"**{sum(r.finished for r in sweep.members)} of {total} runs finished.**"
     text += " Mean ± standard deviation over them:" * bool(found)
     report.verdict([_metric_row(n, v) for n, v in found.items()] or None, text)
     report.heading("Runs")
