@@ -364,6 +364,9 @@ const render = ({ model, el }) => {
       const x = figure._fullLayout.xaxis, left = figure.getBoundingClientRect().left + x._offset;
       audio.currentTime = Math.max(0, e.event ? x.p2c(e.event.clientX - left) : e.points[0].x);
     });
+    const choose = ({ x, y } = {}) => { model.set("box", x && y ? [...x, ...y].map(Number) : []); model.save_changes(); };
+    figure.on("plotly_selected", (e) => choose(e?.range));
+    figure.on("plotly_deselect", () => choose());
   };
   const draw = () => {
     if (!alive) return;
@@ -410,6 +413,9 @@ class Player(anywidget.AnyWidget):
     keep = traitlets.Bool(False).tag(sync=True)  # go on from the same time when the sound changes
     rate = traitlets.Float(1.0).tag(sync=True)  # of playing; pitch follows, as on a tape: 2^(1/12) is a semitone up
     time = traitlets.Float(0.0).tag(sync=True)  # s, where the user last went or stopped
+    box: Any = traitlets.List([]).tag(
+        sync=True
+    )  # x, x, y, y of the box that was dragged in the figure's main panel; empty: none
     width = traitlets.Int(0).tag(sync=True)  # pixels of the stage, once it is on a page: a figure's width
 
     def play(

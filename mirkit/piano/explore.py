@@ -550,7 +550,7 @@ class PianoExplorer(Panel):
     def __init__(
         self,
         chooser: Any,  # a widget with traits `sound` (audio, sr, name, labels: Notes or None) and `message`, and use(audio, sr, name)
-        player: Any,  # a widget with play(x, sr, keep) and a trait `width` (pixels)
+        player: Any,  # a widget with play(x, sr, keep) and traits `width` (pixels) and `box` (x, x, y, y)
         microphone: Any,  # a widget that calls its `receive` with packets (at, audio, sr, last); stop(), a trait `taken`
         job: Any,  # a widget that does `work` and hands its result to `done`
         model: str = DEFAULT,  # a name of ours, or the path of a model file
@@ -623,6 +623,7 @@ class PianoExplorer(Panel):
         self.chooser.observe(lambda change: self.say(change["new"], wrong=True), "message")
         self.source.observe(lambda _: self.attempt(lambda: self._play(True)), "value")
         self.player.observe(lambda _: self._fit_width(), "width")
+        self.player.observe(lambda change: self._boxed(change["new"]), "box")
         for name in ("spacing", "start"):
             self.keeper[name].observe(lambda _: None if self._still else self._draw(), "value")
         self.job.work, self.job.done = self._work, self._has_heard
@@ -737,13 +738,12 @@ class PianoExplorer(Panel):
         figure = piano_figure(self._mel, p, self.notes, self.live.get(name), (k["spacing"].value, k["start"].value))
         if self.figure is None:
             self.figure = live_figure(figure)
-            self.figure.data[3].on_selection(lambda trace, points, _: self.choose(points.point_inds))
-            self.figure.data[3].on_deselect(lambda *_: self.choose(range(len(self.notes))))
             self.place.children = [self.figure]
             self._fit_width()
         else:
             redraw(self.figure, figure, same_view=not new)
             self.figure.data[3].selectedpoints = None
+            self.figure.layout.selections = ()
         self._tell_statistics()
 
     def _fit_width(self) -> None:
@@ -784,6 +784,16 @@ class PianoExplorer(Panel):
         if self.figure is not None:
             self.figure.data[3].selectedpoints = np.flatnonzero(inside).tolist()
         self.choose(np.flatnonzero(inside))
+
+    def _boxed(self, box: Sequence[float]) -> None:
+        "A box has been dragged in the figure, or taken away"
+        if box:
+            (start, end), (low, high) = sorted(box[:2]), sorted(box[2:])
+            n = self.notes
+            return self.choose(
+                np.flatnonzero((n.onset >= start) & (n.onset <= end) & (n.pitch >= low) & (n.pitch <= high))
+            )
+        self.choose(())
 
     def _tell_statistics(self) -> None:
         k = self.keeper
