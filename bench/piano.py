@@ -6,7 +6,7 @@
 
 CPU seconds of one thread of this process, best of several rounds in which both sides take turns. The reference is the network of 2023
 (3.13 M parameters, random weights, which cost the same), layer by layer as PyTorch has them: on the whole recording at once, as the
-original program runs it, and in the pieces of 20 s that we use. With a GPU, a table of its throughput comes last. Writes
+original program runs it, and in the pieces of 30 s that we use. With a GPU, a table of its throughput comes last. Writes
 reports/bench/piano.json and piano.html; an error where a floor is missed.
 """
 
@@ -36,6 +36,7 @@ from mirkit.piano.transcriber import WINDOW, windows_overlap
 from mirkit.signal.mel import log_mel
 
 SR, STEP, LIVE = 16000, 0.024, 230  # Hz, s, frames
+PIECES = f"pieces of {WINDOW * STEP:g} s"
 
 
 def music(seconds, sr=SR):
@@ -119,7 +120,7 @@ def networks(seconds, rounds):
     error = {"max difference": max(float((a - b).abs().max()) for a, b in zip(p, q, strict=True))}
     rows = [
         compare(
-            "whole recording at once (plain), pieces of 20 s (ours)",
+            f"whole recording at once (plain), {PIECES} (ours)",
             lambda: plain_probabilities(net, whole),
             lambda: in_pieces(engine.probabilities, x),
             rounds,
@@ -127,7 +128,7 @@ def networks(seconds, rounds):
             floor=1.5,
         ),
         compare(
-            "pieces of 20 s",
+            PIECES,
             lambda: in_pieces(lambda w: plain_probabilities(net, w), x),
             lambda: in_pieces(engine.probabilities, x),
             rounds,
@@ -199,7 +200,7 @@ def cost(command, folder):
 
 # ---- GPU ------------------------------------------------------------------------------------------------------------
 def gpu(rounds):
-    "Hours of sound in a second on a GPU, from log-mel frames; windows of 20 s"
+    "Hours of sound in a second on a GPU, from log-mel frames; windows of 30 s"
     rows, net = [], network().cuda()
     for kind in ("float32", "bfloat16"):
         for batch in (1, 4, 16, 64):
