@@ -319,7 +319,7 @@ def test_transcribe_takes_sound_and_paths(here, model):
             mk.transcribe(bad, 16000, model=model)
     with pytest.raises(ValueError, match="sr = None"):
         mk.transcribe(x, model=model)
-    with pytest.raises(TypeError, match="treshold"):
+    with pytest.raises(ValueError, match="did you mean 'threshold'"):
         mk.transcribe(x, 16000, model=model, treshold=0.5)
 
 

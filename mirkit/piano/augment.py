@@ -51,8 +51,10 @@ class Augment:
             pair = value if isinstance(value, tuple) else (value, value)
             for v in pair:
                 check_range(name, v, low, high)
-            if len(pair) != 2 or pair[0] > pair[1]:
-                raise ValueError(f"{name} = {value!r} must be two numbers, the smaller one first")
+            if isinstance(value, tuple) != (name in _PAIRS) or len(pair) != 2 or pair[0] > pair[1]:
+                raise ValueError(
+                    f"{name} = {value!r} must be {'two numbers, the smaller one first' if name in _PAIRS else 'one number'}"
+                )
         if not isinstance(self.transpose, int) or not isinstance(self.eq_knots, int):
             raise ValueError(f"transpose = {self.transpose!r} and eq_knots = {self.eq_knots!r} must be whole numbers")
 
@@ -108,6 +110,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "rendered": _RENDERED,
     "recorded": _RENDERED | {"gain": (-2.0, 2.0), "eq": 1.2, "noise_share": 0.35, "reverb_share": 0.15},
 }
+_PAIRS = ("gain", "noise", "noise_tilt", "reverb", "reverb_level")
 _RANGES = (
     ("share", 0, 1),
     ("gain", -60, 60),

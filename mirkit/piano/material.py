@@ -104,7 +104,7 @@ def open_recordings(
     tracks: Sequence[PianoTrack],
     config: StoreConfig,
     store: str | Path = "",  # folder of HDF5 files, of one or several data sets; empty: from the sound, on the fly
-    jobs: int = 1,  # processes that decode sound
+    jobs: int = 1,  # threads that decode sound
     progress: bool = True,
 ) -> list[Recording]:  # as many as there are tracks
     "Recordings of tracks, with the names of their data sets. Raises `ValueError` for tracks without sound, or that the store has not."
@@ -120,6 +120,11 @@ def open_recordings(
         opened = open_store(store, name or None)
         if opened.config.mel != config.mel:
             raise ValueError(f"store = {str(store)!r} has {opened.config.mel}; the network wants {config.mel}")
+        twice = known.keys() & {item.id for item in opened.items}
+        if twice:
+            raise ValueError(
+                f"store = {str(store)!r} has {len(twice)} names in two data sets, such as {min(twice)!r}; prepare them into folders of their own"
+            )
         known |= {item.id: Recording(opened, i) for i, item in enumerate(opened.items)}
     if missing := [t.id for t in tracks if _name_in(t) not in known]:
         raise ValueError(

@@ -247,7 +247,15 @@ def check_onsets(config: OnsetsConfig) -> OnsetsConfig:
     for name in ("batch_size", "period", "ramp", "take_one_every", "val_chunk", "val_overlap"):
         if not isinstance(getattr(config, name), int):
             raise ValueError(f"{name} = {getattr(config, name)!r} must be a whole number")
-    if not config.thresholds or not all(0 < t < 1 for t in config.thresholds):
+    if config.val_overlap % 2 or config.val_overlap >= config.val_chunk:
+        raise ValueError(
+            f"val_overlap = {config.val_overlap} must be even and less than val_chunk = {config.val_chunk}"
+        )
+    if (
+        not isinstance(config.thresholds, list | tuple)
+        or not config.thresholds
+        or not all(0 < t < 1 for t in config.thresholds)
+    ):
         raise ValueError(f"thresholds = {config.thresholds!r} must be numbers between 0 and 1, one at least")
     if config.floor != "clip" and (isinstance(config.floor, str) or not -100 <= config.floor <= 100):
         raise ValueError(f"floor = {config.floor!r} must be 'clip' or a number of dB between -100 and 100")
