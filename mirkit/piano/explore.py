@@ -27,12 +27,12 @@ from ..core.checks import check_choice, check_range
 from ..core.panel import STYLE, Panel, live_figure, menu, redraw
 from ..core.units import midi_to_note
 from ..core.view import _figure, note_ticks, shrink_image
-from .decode import DecodeStream, cut_windows, note_onsets, to_notes
+from .decode import DecodeStream
 from .keyboard import VELOCITY_COLOURS, Keyboard, LiveView, velocity_scale
 from .live import FRAME, Latency, LiveSettings, LiveTranscriber, Session, load_session, prepare
 from .notes import Notes
-from .offsets import Levels, find_offsets
-from .transcriber import OVERLAP, WINDOW, PianoTranscriber, look, mel_frames
+from .offsets import Levels
+from .transcriber import PianoTranscriber, look, mel_frames
 from .weights import DEFAULT
 
 if TYPE_CHECKING:
@@ -105,15 +105,13 @@ class Heard:
     p: np.ndarray  # (88, T)
     v: np.ndarray  # (88, T)
     levels: Levels
+    duration: float  # s
 
     def notes(self, threshold: float, **fields: Any) -> Notes:
         "The notes whose smoothed probability reaches the threshold"
         t, o = self.transcriber, self.transcriber.options
         rows = DecodeStream(threshold, plateaus=bool(o.compat), subframe=o.subframe).push(self.p, self.v, last=True)
-        onset, pitch = note_onsets(rows, t.shift, t.step), rows[:, 1].astype(int) + 21
-        offset = find_offsets(o.offsets, onset, pitch, self.levels, t.mel, o.longest)
-        fields = {"duration": self.mel.shape[1] * t.step, "model": t.name} | fields
-        return to_notes(rows, t.shift, offset=offset, step=t.step, min_velocity=o.min_velocity, **fields)
+        return t.notes(rows, self.levels, **{"duration": self.duration} | fields)
 
 
 def hear(
@@ -127,12 +125,12 @@ def hear(
     yield 0, mel.shape[1], "listening: frame"
     floor = float(mel.max() + settings.gain - 80 if t.floor == "clip" else -100 if t.floor is None else t.floor)
     x, parts = prepare(mel, settings, floor), []
-    for window in cut_windows([x], WINDOW, OVERLAP, full_last=True):
+    for window in t.windows([x]):
         parts += look([window], t.net_fn, t.device)
         levels.push(window.frames[:, window.keep])
         yield min(mel.shape[1], window.first + window.keep.stop), mel.shape[1], "listening: frame"
     p, v = (np.concatenate(x, axis=1) for x in zip(*parts, strict=True))
-    return Heard(t, x, p, v, levels)
+    return Heard(t, x, p, v, levels, len(audio) / t.sr)
 
 
 def live_transcriber(

@@ -79,6 +79,8 @@ class LiveSettings:
         limits |= {"gain": (-60, 60), "tuning": (-40, 40)}
         for name, (low, high) in limits.items():
             check_range(name, getattr(self, name), low, high)
+            if name not in ("threshold", "gain") and int(getattr(self, name)) != getattr(self, name):
+                raise ValueError(f"{name} = {getattr(self, name)!r} must be a whole number")
 
     @property
     def wait(self) -> tuple[float, float]:  # s: a note at the end of the body, and one at its start
@@ -151,8 +153,11 @@ class LiveTranscriber:
         packet: np.ndarray,  # (n,) samples in ±1
         last: bool = False,  # nothing will follow
     ) -> np.ndarray:  # dB (M, t): frames that have become known
-        "Take in sound"
-        x = self.resampler.push(np.asarray(packet, np.float32), last)
+        "Take in sound; what is not a finite number counts as silence. Raises `ValueError` unless it is one channel."
+        packet = np.asarray(packet, np.float32)
+        if packet.ndim != 1:
+            raise ValueError(f"packet has shape {packet.shape}; it must be (samples,)")
+        x = self.resampler.push(np.nan_to_num(packet, posinf=0.0, neginf=0.0), last)
         self.heard.append(x)
         new = self.frames.push(x)
         if last:
@@ -201,7 +206,9 @@ class LiveTranscriber:
             return _none()
         first = max(self.past.start, since - _REACH - 2)
         p, v = np.concatenate([self.past.read(first, self.past.end), ahead], axis=-1)
-        rows = np.array(decode(p[None], v[None], threshold=self.settings.threshold), float).reshape(-1, 5)
+        rows = np.array(decode(p[None], v[None], threshold=self.settings.threshold, plateaus=False), float).reshape(
+            -1, 5
+        )
         rows[:, 2] += first
         new = [r for r in rows[np.argsort(rows[:, 2], kind="stable")] if since <= r[2] < final and self._is_new(r)]
         self.decided = final
