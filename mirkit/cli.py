@@ -107,22 +107,32 @@ def _joined(words: list[str]) -> list[str]:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="which data sets there are, and which are on this machine")
-    for action, text in (("check", "counts, hours and missing files"), ("fetch", "download from the public address")):
-        actions.add_parser(action, help=text).add_argument("name", help="of a data set: see mirkit data list")
+    text = "of a data set: see mirkit data list; of piano music also a folder or a table, as for prepare"
+    check = actions.add_parser("check", help="counts, hours, files that are missing or broken")
+    check.add_argument("name", help=text)
+    fetch = actions.add_parser("fetch", help="download from the public address")
+    fetch.add_argument("name", help="of a data set: see mirkit data list; those of piano music are fetched by hand")
     text = "log-mels and rolls of piano recordings in two HDF5 files, to train on; run again, it goes on where it ended"
     _add_prepare(actions.add_parser("prepare", help=text, description=text))
 
 
 def _data(args: argparse.Namespace) -> int:
     from mirkit.core.tracks import check_dataset, fetch_dataset, list_datasets
+    from mirkit.piano.index import PIANO_DATASETS, check_piano, list_piano, where_to_get
 
     if args.action == "prepare":
         return _prepare(args)
+    piano = ("maestro", *PIANO_DATASETS)
     if args.action == "list":
-        for info in list_datasets():
+        for info in [*list_datasets(), *list_piano()]:
             print(info)
+    elif args.action == "check":
+        is_piano = args.name.lower() in piano or os.sep in args.name or args.name.endswith(".csv")
+        print((check_piano if is_piano else check_dataset)(args.name))
+    elif args.name.lower() in piano:
+        raise ValueError(f"{args.name} is fetched by hand: {where_to_get(args.name)}")
     else:
-        print((check_dataset if args.action == "check" else fetch_dataset)(args.name))
+        print(fetch_dataset(args.name))
     return 0
 
 # %% ../nbs/90_cli.ipynb #8cd22b58
@@ -135,13 +145,19 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=1, help="processes (default: 1)")
     add("--scheduler", metavar="ADDRESS", help="a Dask cluster that sees the same folders, as tcp://host:8786")
     add("--device", default="cpu", help="that computes the spectrograms: cpu (the default), cuda, cuda:N, mps")
-    text = "refuse a sound that ends before its notes, instead of leaving out notes that cannot be heard"
-    add("--strict", action="store_const", dest="short", const="error", default="cut", help=text)
+    _add_short(parser.add_mutually_exclusive_group().add_argument)
     add("--skip-failed", action="store_true", help="write the files without recordings that failed")
     add("--repair", action="store_true", help="make files anew that are damaged")
     add("--force", action="store_true", help="make everything anew")
     _add_choosing(parser.add_argument_group("which recordings").add_argument)
     _add_spectrum(parser.add_argument_group("spectrograms and rolls").add_argument)
+
+
+def _add_short(add: Callable) -> None:
+    text = "refuse a sound that ends before its notes (default: leave out notes that cannot be heard, up to one in ten)"
+    add("--strict", action="store_const", dest="short", const="error", default="some", help=text)
+    text = "take such a sound whatever number of its notes cannot be heard"
+    add("--allow-short", action="store_const", dest="short", const="cut", default="some", help=text)
 
 
 def _add_choosing(add: Callable) -> None:

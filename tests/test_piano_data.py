@@ -104,14 +104,27 @@ def test_bad_recordings(own, tmp_path, prepare):
     record(own, "song3", 3, seconds=1.0)
     sf.write(own / "song2.wav", 0.1 * np.ones(16000), 16000)  # a sound of one second, notes of four
     status, out, err = prepare(own, "-o", tmp_path / "h5")
-    assert status == 1 and "2 recordings failed" in err and "song0: " in err and "song1: " in err and not out
-    status, out, err = prepare(own, "-o", tmp_path / "h5", "--skip-failed")
-    assert status == 0 and "0 recordings made, 3 there before" in out  # what was finished was kept
-    assert "left out: song0" in err and "song2: the sound ends" in err
+    assert status == 1 and "song0: " in err and "song1: " in err and not out
+    assert "3 recordings failed" in err and "song2: the sound ends" in err and "--allow-short" in err
+    status, out, err = prepare(own, "-o", tmp_path / "h5", "--skip-failed", "--allow-short")
+    assert status == 0 and "1 recordings made, 2 there before" in out  # what was finished was kept
+    assert (
+        "left out: song0" in err and "song2: the sound ends" in err and "of 18 notes cannot be heard, left out" in err
+    )
     store = open_store(tmp_path / "h5")
     assert [store.frames(i) for i in range(3)] == [42, 42, 84]
     status, _, err = prepare(own, "-o", tmp_path / "other", "--strict", "--skip-failed")
     assert status == 0 and "left out: song2: the sound ends" in err and len(open_store(tmp_path / "other")) == 2
+
+
+def test_parameters_that_cannot_be_and_others_than_before(own, tmp_path, prepare):
+    "At once, before any recording is read; and the message names what differs, no more"
+    status, out, err = prepare(own, "-o", tmp_path / "h5", "--fmax", "9000")
+    assert status == 2 and "fmax = 9000" in err and "song0" not in err and not (tmp_path / "h5").exists()
+    assert prepare(own, "-o", tmp_path / "h5")[0] == 0
+    status, out, err = prepare(own, "-o", tmp_path / "h5", "--float16")
+    assert status == 2 and "dtype = float32 instead of float16: write to another folder" in err and "--force" in err
+    assert "StoreConfig" not in err and "n_fft" not in err.partition(" holds ")[2]
 
 
 def test_nothing_to_prepare(own, tmp_path, prepare):
@@ -271,6 +284,35 @@ def test_real_recordings(shared, tmp_path, prepare):
     store = open_store(tmp_path, "maps")
     assert status == 0 and store.name == "MAPS" and store.metadata(0).group == "chpn-p14"
     assert abs(store.frames(0) * 0.024 - 29.2) < 0.1 and np.count_nonzero(store.roll(0)[:128]) >= 430  # of 434 notes
-    status, out, err = prepare("maestro-v2", "--root", shared / "data" / "piano" / "maestro", "-o", tmp_path)
+    words = ("maestro-v2", "--root", shared / "data" / "piano" / "maestro", "-o", tmp_path)
+    status, out, err = prepare(*words)  # two seconds of sound, notes of a whole sonata
+    assert status == 1 and not out and "4195 of 4197 notes cannot be heard" in err
+    status, out, err = prepare(*words, "--allow-short")
     assert status == 0 and "MAESTROv2_logmel_" in out and "notes cannot be heard" in err
     assert open_store(tmp_path, "maestro-v2").metadata(0).meta[4:] == ("Alban Berg", "Sonata Op. 1")
+
+
+def test_piano_sets_are_listed_and_checked(own, tmp_path, capsys, monkeypatch):
+    "Those that prepare takes are those that list and check know"
+    monkeypatch.setenv("MIRKIT_DATA_PATH", str(tmp_path / "data"))
+    monkeypatch.setattr("mirkit.piano.index.shared_path", lambda: None)
+    maps = tmp_path / "data" / "MAPS" / "ENSTDkAm" / "MUS"
+    for k, piece in enumerate(("bor_ps6", "chpn-p14")):
+        record(maps, f"MAPS_MUS-{piece}_ENSTDkAm", k, seconds=9.0)
+    assert cli.main(["data", "list"]) == 0
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")}
+    assert {"maestro-v1", "maestro-v2", "maestro-v3", "maps", "asap"} <= set(listed)
+    assert "2 tracks    0.01 h" in listed["maps"] and "not on this machine" in listed["asap"]
+    (maps / "MAPS_MUS-bor_ps6_ENSTDkAm.mid").unlink()
+    assert cli.main(["data", "check", "maps"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "1 recordings of 1 pieces" in out
+        and "MAPS_MUS-bor_ps6_ENSTDkAm.mid" in out
+        and "unreadable or doubtful: 0" in out
+    )
+    (own / "song3.mid").write_bytes(b"no MIDI")
+    assert cli.main(["data", "check", str(own)]) == 0
+    assert "doubtful: 1\n  song3: " in capsys.readouterr().out
+    for words in (["check", "asap"], ["fetch", "maestro"]):
+        assert cli.main(["data", *words]) == 2 and "http" in capsys.readouterr().err

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOTE_SUFFIXES', 'MAESTRO_YEARS', 'MAPS_PIANOS', 'MAPS_CATEGORIES', 'PIANO_DATASETS', 'PianoTrack', 'PianoDataset',
-           'read_notes', 'fixed_split', 'parse_maps_name', 'load_piano']
+           'read_notes', 'fixed_split', 'parse_maps_name', 'load_piano', 'list_piano', 'where_to_get', 'PianoReport',
+           'check_piano']
 
 # %% ../../nbs/piano/04_index.ipynb #1398c0b6
 import csv
@@ -22,10 +23,10 @@ from typing import Any
 
 import numpy as np
 
-from ..core.audio import SUFFIXES
+from ..core.audio import SUFFIXES, audio_info
 from ..core.checks import check_choice
 from ..core.settings import load_settings, shared_path
-from ..core.tracks import DatasetNotFound
+from ..core.tracks import DatasetInfo, DatasetNotFound
 from .midi import Performance, read_midi, read_tsv
 from .notes import Notes
 
@@ -535,3 +536,101 @@ def _own(name: str, path: Path) -> tuple[str, Callable[..., PianoDataset], Path]
     if path.suffix != ".csv" and os.sep not in name:
         check_choice("data", name, ("maestro", *_NATIVE, "a folder", "a table .csv"))
     raise DatasetNotFound(f"data = {name!r}: there is no such folder or table")
+
+# %% ../../nbs/piano/04_index.ipynb #029e24ca
+_WHAT = {
+    "maestro-v1": "Virtuosi on a Disklavier, 172 hours with MIDI (CC BY-NC-SA 4.0)",
+    "maestro-v2": "The same, mended, 201 hours (CC BY-NC-SA 4.0)",
+    "maestro-v3": "The same but for six that are not piano alone, 199 hours (CC BY-NC-SA 4.0)",
+    "maps": "Notes, chords and pieces on nine pianos, two of them real, with MIDI or tables (CC BY-NC-SA 2.0)",
+    "asap": "1067 performances as MIDI, half of them of MAESTRO: notes only (CC BY-NC-SA 4.0)",
+}
+
+
+def list_piano() -> list[DatasetInfo]:
+    "The published piano sets: recordings and hours of those that are on this machine"
+    return [_piano_info(name) for name in PIANO_DATASETS]
+
+
+def _piano_info(name: str) -> DatasetInfo:
+    try:
+        where = _locate(name, None)
+    except DatasetNotFound:
+        return DatasetInfo(name, _WHAT[name], None)
+    try:
+        tracks = load_piano(name, missing="skip").tracks
+    except (ValueError, OSError) as e:
+        return DatasetInfo(name, f"{_WHAT[name]}; cannot be used: {e}", where)
+    return DatasetInfo(name, _WHAT[name], where, len(tracks), sum(_seconds(t) for t in tracks) / 3600)
+
+
+def where_to_get(
+    name: str,  # one of `PIANO_DATASETS`, or maestro
+) -> str:
+    "The page of a data set, and where its folder is looked for"
+    native = _NATIVE["maestro-v3" if name.lower() == "maestro" else name.lower()]
+    return f"get it from {native.home}, and put it at {load_settings().data_path / native.folders[0]}"
+
+
+def _seconds(track: PianoTrack) -> float:  # of sound; 0 where there is none or it cannot be read
+    try:
+        return audio_info(track.audio).duration if track.audio else 0.0
+    except (ValueError, OSError):
+        return 0.0
+
+# %% ../../nbs/piano/04_index.ipynb #6560419b
+@dataclass(frozen=True)
+class PianoReport:
+    "What `check_piano` found"
+
+    name: str
+    sides: dict[str, int]  # recordings of each side of the split
+    pieces: int
+    hours: float  # of sound that can be read
+    silent: int  # recordings that are notes only
+    notes: int
+    bad: dict[str, str]  # id: problem
+    note: str = ""
+
+    def __str__(self) -> str:
+        sides = ", ".join(f"{n} {side or 'without a side'}" for side, n in sorted(self.sides.items()))
+        silent = f", {self.silent} of them notes only" if self.silent else ""
+        head = f"{self.name}: {sum(self.sides.values())} recordings of {self.pieces} pieces ({sides}{silent})"
+        bad = "".join(f"\n  {id}: {problem}" for id, problem in list(self.bad.items())[:20])
+        more = f"\n  … and {len(self.bad) - 20} more" if len(self.bad) > 20 else ""
+        body = f"{self.hours:.2f} hours of sound, {self.notes} notes\nmissing, unreadable or doubtful: {len(self.bad)}"
+        return f"{head}\n{body}{bad}{more}" + (f"\n{self.note}" if self.note else "")
+
+
+def check_piano(
+    name: str,  # as for `load_piano`
+    root: str | Path | None = None,  # where it lies; default: the setting data_path
+    progress: bool = True,  # show a bar
+) -> PianoReport:
+    "Open the files of a data set: counts, hours, what cannot be read. Raises as `load_piano`, but not for missing files."
+    from tqdm.auto import tqdm
+
+    data = load_piano(name, root, missing="skip")
+    seconds, notes, bad = 0.0, 0, {}
+    for t in tqdm(data, f"checking {data.name}", unit="file", disable=not progress, delay=2):
+        try:
+            length, count = _checked(t)
+            seconds, notes = seconds + length, notes + count
+        except (ValueError, OSError) as e:
+            bad[t.id] = str(e)
+    sides = dict(Counter(t.split for t in data))
+    silent = sum(t.audio is None for t in data)
+    return PianoReport(data.name, sides, len({t.group for t in data}), seconds / 3600, silent, notes, bad, data.note)
+
+
+def _checked(track: PianoTrack) -> tuple[float, int]:  # s of sound, and notes
+    "Raises `ValueError` or `OSError` for what is wrong with a recording"
+    onsets = read_notes(track.notes).notes.onset
+    if not len(onsets):
+        raise ValueError(f"{track.notes}: no notes")
+    if track.audio is None:
+        return 0.0, len(onsets)
+    length = audio_info(track.audio).duration
+    if (lost := int((onsets > length).sum())) > 0.1 * len(onsets):
+        raise ValueError(f"the sound ends after {length:.1f} s, before {lost} of {len(onsets)} notes")
+    return length, len(onsets)
