@@ -192,15 +192,13 @@ def play(
 
 def _one_song(rows: Sequence[tuple[float, Notes]]) -> Any:  # pretty_midi.PrettyMIDI
     "Pieces on one track, each from its time on; the pedal is up between them"
-    parts = {name: [] for name in ("onset", "offset", "pitch", "velocity", "pedal")}  # type: ignore[var-annotated]
+    pedal = []
     for now, piece in rows:
-        parts["onset"].append(piece.onset + now)
-        parts["offset"].append(piece.offset + now)
-        parts["pitch"].append(piece.pitch)
-        parts["velocity"].append(piece.velocity)
-        pedal = np.zeros((0, 2)) if piece.pedal is None else piece.pedal + [now, 0]
-        parts["pedal"].append(np.concatenate([pedal, [[now + piece.duration, 0.0]]]))
-    return Notes(**{name: np.concatenate(values) for name, values in parts.items()}).to_midi()
+        up = [[now + piece.duration, 0.0]]
+        pedal.append(np.array(up) if piece.pedal is None else np.concatenate([piece.pedal + [now, 0], up]))
+    onset, offset = (np.concatenate([getattr(p, name) + now for now, p in rows]) for name in ("onset", "offset"))
+    pitch, velocity = (np.concatenate([getattr(p, name) for _, p in rows]) for name in ("pitch", "velocity"))
+    return Notes(onset, offset, pitch, velocity, pedal=np.concatenate(pedal)).to_midi()
 
 
 def _exactly(x: np.ndarray, n: int) -> np.ndarray:
@@ -295,26 +293,22 @@ def render_piano(
 
     def settle(first: int) -> list[PianoTrack]:
         rng = random.Random(f"{corpus}/{seed}/{first}")
-        how = {"font": rng.choice(list(soundfonts)), "program": rng.choice((0, 0, 0, 0, 0, 1))}
-        how["reverb"] = rng.uniform(0.1, 0.9) if rng.random() < 0.3 else 0.0
+        font, program = rng.choice(list(soundfonts)), rng.choice((0, 0, 0, 0, 0, 1))
+        reverb = rng.uniform(0.1, 0.9) if rng.random() < 0.3 else 0.0
+        how = {"font": font, "program": program, "reverb": reverb, "size": sizes[font]}
         tracks, todo = [], []
         for i, (name, split, midi) in enumerate(order[first : first + _TOGETHER], first):
             what = content_hash(midi) if midi else "own"
-            key = cache_key(
-                v=_VERSION, what=what, seed=seed, i=i, seconds=seconds, sr=sr, size=sizes[how["font"]], **how
-            )
+            key = cache_key(v=_VERSION, what=what, seed=seed, i=i, seconds=seconds, sr=sr, **how)
             out = home / f"{Path(corpus).name}-{name}-{key[:12]}.flac"
-            track = PianoTrack(
-                out.stem, out, out.with_suffix(".mid"), split, name, how["font"], (out.stem, split, name)
-            )
+            track = PianoTrack(out.stem, out, out.with_suffix(".mid"), split, name, font, (out.stem, split, name))
             tracks.append(track)
             if not (out.exists() and track.notes.exists()):
                 todo.append((track, midi, random.Random(f"{corpus}/{seed}/{i}"), i))
         if todo:
             notes = [_music(midi, r, seed, i, seconds, corpus == "pop909") for _, midi, r, i in todo]
-            for (track, _, r, _), piece, x in zip(
-                todo, notes, play(notes, how["font"], sr, how["program"], how["reverb"]), strict=True
-            ):
+            sounds = play(notes, font, sr, program, reverb)
+            for (track, _, r, _), piece, x in zip(todo, notes, sounds, strict=True):
                 assert track.audio is not None
                 piece.to_midi(track.notes)
                 save_audio(track.audio, in_room(x, sr, r), sr)
