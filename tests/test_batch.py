@@ -148,6 +148,23 @@ def test_ctrl_c_ends_at_once_and_leaves_no_process(tasks, tmp_path, jobs):
     raise AssertionError("a worker outlives its parent")
 
 
+def test_workers_end_when_their_parent_is_killed(tasks, tmp_path):
+    "kill -9 gives it no time to end them: workers look by themselves whether it is there"
+    code = "import batch_tasks\nfrom mirkit.lab.batch import map_files\nmap_files(batch_tasks.slow, range(2), jobs=2, progress=False)"
+    child = subprocess.Popen([sys.executable, "-c", code], env=in_project())
+    for _ in range(3000):
+        if len(started := list(tmp_path.glob("started-*"))) == 2:
+            break
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    for _ in range(2000):
+        if not any(alive(int(f.name.split("-")[1])) for f in started):
+            return
+        time.sleep(0.01)
+    raise AssertionError("a worker outlives its parent")
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

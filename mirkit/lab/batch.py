@@ -13,6 +13,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -64,8 +65,20 @@ def _travelling(e: BaseException) -> BaseException | None:
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def _ignore_interrupts() -> None:
+def _begin_worker(parent: int) -> None:
+    "What a worker does first: leave Ctrl-C to the parent, and watch whether that lives"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int, every: float = 1.0) -> None:  # process; s between two looks
+    "End this process when another one is its parent: its own was killed and cannot say so"
+    while os.getppid() == parent:
+        time.sleep(every)
+    if hasattr(signal, "pthread_kill"):  # what the function has begun is cleaned up on the way out, if it can be
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        time.sleep(5)
+    os._exit(1)
 
 # %% ../../nbs/lab/06_batch.ipynb #b50b8bc6
 def _attempt_in_worker(function: Callable[[Any], Any], item: Any) -> Outcome:
@@ -87,7 +100,7 @@ def _workers(count: int) -> Iterator["ProcessPoolExecutor"]:
 
     context = multiprocessing.get_context("spawn")
     with environment(**dict.fromkeys(_ONE_THREAD, "1")):
-        pool = ProcessPoolExecutor(count, context, _ignore_interrupts)
+        pool = ProcessPoolExecutor(count, context, _begin_worker, (os.getpid(),))
         try:
             yield pool
             pool.shutdown()
