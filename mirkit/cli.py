@@ -171,6 +171,8 @@ def _add_choosing(add: Callable) -> None:
     add("--seed", type=int, metavar="N", help="of MAPS: draws that one")
     add("--split-by", metavar="WAY", help="of MAPS: piece (the default), or piano: real ones are tested")
     add("--audio", metavar="DIR", help="of ASAP: folder of rendered sounds")
+    text = "play what is notes only, as ASAP, with this soundfont: FluidR3, another that is known, or a file .sf2; needs fluidsynth"
+    add("--soundfont", default="", metavar="NAME", help=text)
 
 # %% ../nbs/90_cli.ipynb #f5575505
 _SPECTRUM = {  # option: field of StoreConfig, type, help
@@ -197,7 +199,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
     chosen = ("missing", "splits", "years", "instruments", "categories", "redundancy", "seed", "split_by", "audio")
     numbers = {f: v for f in StoreConfig.__dataclass_fields__ if (v := getattr(args, f)) is not None}
-    how = {k: getattr(args, k) for k in ("files", "device", "short", "skip_failed", "repair", "force")}
+    how = {k: getattr(args, k) for k in ("files", "device", "short", "skip_failed", "repair", "force", "soundfont")}
     how["run"] = functools.partial(map_files, jobs=args.jobs, scheduler=args.scheduler, progress="preparing")
     options = {k: getattr(args, k) for k in chosen}
     try:

@@ -15,6 +15,7 @@ import pytest
 import soundfile as sf
 
 from mirkit import cli
+from mirkit.core.midi import find_soundfont
 from mirkit.lab.batch import map_files
 from mirkit.piano.index import load_piano
 from mirkit.piano.notes import Notes, write_midi
@@ -135,7 +136,7 @@ def test_nothing_to_prepare(own, tmp_path, prepare):
     (own / "metadata.csv").write_text("folder,midi_performance\nsong,song0.mid\n")
     (own / "song0.wav").unlink()
     status, _, err = prepare("asap", "--root", own, "-o", tmp_path / "h5")
-    assert status == 2 and "has notes only: render them" in err
+    assert status == 2 and "has notes only: have them played" in err
 
 
 def test_missing_notes(own, tmp_path, prepare):
@@ -316,3 +317,34 @@ def test_piano_sets_are_listed_and_checked(own, tmp_path, capsys, monkeypatch):
     assert "doubtful: 1\n  song3: " in capsys.readouterr().out
     for words in (["check", "asap"], ["fetch", "maestro"]):
         assert cli.main(["data", *words]) == 2 and "http" in capsys.readouterr().err
+
+
+def test_performances_that_are_notes_only_are_played(tmp_path, prepare, monkeypatch):
+    "As ASAP comes; without a soundfont the command says what works"
+    monkeypatch.setenv("MIRKIT_CACHE_PATH", str(tmp_path / "cache"))
+    asap = tmp_path / "asap-dataset"
+    for k in range(2):
+        record(asap, f"piece{k}", k, seconds=3.0)
+        (asap / f"piece{k}.wav").unlink()
+    (asap / "metadata.csv").write_text("folder,midi_performance\nA/x,piece0.mid\nA/y,piece1.mid\n")
+    words = ("asap", "--root", tmp_path, "-o", tmp_path / "h5")
+    status, _, err = prepare(*words)
+    assert status == 2 and "--soundfont FluidR3" in err and "--audio" in err
+    status, _, err = prepare(*words, "--soundfont", "nowhere.sf2")
+    assert status == 2 and "apt-get install fluidsynth" in err
+    try:
+        find_soundfont()
+    except FileNotFoundError as e:
+        pytest.skip(str(e))
+    status, out, err = prepare(*words, "--soundfont", "FluidR3", "--jobs", 2)
+    store = open_store(tmp_path / "h5")
+    assert status == 0 and "2 recordings made" in out and not err.count("warning")
+    for i in range(2):  # where a note begins, the sound rises: it is these notes, in time
+        onsets = np.flatnonzero(store.roll(i)[:128].any(0))
+        rise = np.maximum(np.diff(store.mel(i), axis=1), 0).sum(0)
+        begins = [rise[max(o - 2, 0) : o + 2].max() > 2 * rise[o + 3 : o + 6].max() for o in onsets]
+        assert len(onsets) == 13 and np.mean(begins) > 0.8
+    assert "0 recordings made, 2 there before" in prepare(*words, "--soundfont", "FluidR3")[1]
+    (asap / "piece1.mid").write_bytes(b"no MIDI")
+    status, _, err = prepare(*words, "--soundfont", "FluidR3")
+    assert status == 1 and "piece1: " in err and "cannot be read as MIDI" in err

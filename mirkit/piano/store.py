@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.audio import load, stream_audio
+from ..core.audio import load, save_audio, stream_audio
 from ..core.cache import ArrayCache, cache_key, content_hash
 from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads, one_thread_per_operation
 from ..core.files import check_writable, replacing
+from ..core.midi import find_soundfont
+from ..core.settings import load_settings
 from .index import PianoDataset, PianoTrack, fixed_split, load_piano, parse_maps_name, read_notes
-from .midi import Performance
+from .midi import Performance, read_midi
 from .roll import make_roll
 
 if TYPE_CHECKING:
@@ -235,8 +237,7 @@ def _audio(track: PianoTrack) -> Path:
 # %% ../../nbs/piano/05_store.ipynb #9bc349ca
 def _make_piece(job: _Job) -> float:  # s of sound
     "Compute a recording and write its piece, whole or not at all"
-    audio = _audio(job.track)
-    performance = read_notes(job.track.notes, job.config.extend)
+    performance, audio = read_notes(job.track.notes, job.config.extend), _audio(job.track)
     x = read_sound(audio, job.config.sr)
     mel = sound_mel(x, job.config, job.device)
     roll, said = fit_roll(performance, mel.shape[1], job.config, job.short)
@@ -560,7 +561,7 @@ def _wanted(data: PianoDataset, files: Iterable[str] | None) -> list[PianoTrack]
     wanted = [tracks[check_choice("files", id, tracks)] for id in ids]
     if not any(t.audio for t in wanted):
         raise ValueError(
-            f"data set {data.name} has notes only: render them, and say with audio (--audio) where the sounds are"
+            f"data set {data.name} has notes only: have them played (soundfont, --soundfont FluidR3), or say with audio (--audio) where the sounds are"
         )
     return wanted
 
@@ -887,16 +888,69 @@ class PianoAudio:
         "Frames of a recording's piano roll, in the rows of `PianoStore`"
         return np.array(self._array(i, "roll")[:, begin : check_frames(self.frames(i), begin, end)])
 
-# %% ../../nbs/piano/05_store.ipynb #1b366e97
+# %% ../../nbs/piano/05_store.ipynb #43b42f8c
+@dataclass(frozen=True)
+class _Played:
+    "A recording that is notes only, and where its sound is to lie"
+
+    track: PianoTrack
+    soundfont: str
+    sr: int  # Hz
+    out: Path
+
+    def __str__(self) -> str:
+        return self.track.id
+
+
+def _play(job: _Played) -> float:  # s of sound
+    "Play a performance from its beginning to its end"
+    from mirkit.piano.render import play
+
+    notes = read_midi(job.track.notes, sustain=float("inf")).notes
+    x = play([notes], job.soundfont, job.sr)[0]
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    save_audio(job.out, x * min(1.0, 0.9 / max(float(np.abs(x).max(initial=0)), 1e-9)), job.sr)
+    return notes.duration
+
+
+def _play_all(
+    data: PianoDataset,
+    soundfont: str,
+    sr: int,
+    files: Iterable[str] | None = None,
+    run: Run | None = None,
+    skip_failed: bool = False,
+    progress: bool = True,
+    **_: Any,
+) -> tuple[PianoDataset, list[str]]:
+    "The data set with sounds for what is notes only, and what is to be said. Raises `PrepareError` for what cannot be played."
+    place, size = load_settings().cache_path / "rendered" / "whole", find_soundfont(soundfont).stat().st_size
+    wanted = set(files) if files is not None else {t.id for t in data}
+    silent = [t for t in data if t.audio is None and t.id in wanted]
+    key = functools.partial(cache_key, v=1, font=Path(soundfont).name, size=size, sr=sr)
+    jobs = [_Played(t, soundfont, sr, place / f"{key(notes=content_hash(t.notes))}.flac") for t in silent]
+    outcomes = (run or _in_threads)(_play, jobs, done=lambda job: job.out.is_file(), progress="playing" * progress)
+    said = _check_failed(outcomes, skip_failed)
+    made = {o.item.track.id: o.item.out for o in outcomes if o.status != "failed"}
+    lost = {t.id for t in silent} - set(made)
+    tracks = [replace(t, audio=made.get(t.id, t.audio)) for t in data if t.id not in lost]
+    return replace(data, tracks=tuple(tracks)), said
+
+# %% ../../nbs/piano/05_store.ipynb #6dd1319e
 def prepare_data(
     name: str,  # of a data set, a folder or a table, as `load_piano` takes it
     folder: str | Path,  # to write to
     root: str | Path | None = None,  # where the data set lies
     options: dict[str, Any] | None = None,  # of `load_piano`
     config: StoreConfig | None = None,
+    soundfont: str = "",  # that plays recordings which are notes only, as `find_soundfont` takes; empty: none
     **how: Any,  # of `prepare_store`
 ) -> Prepared:
     "Find a data set and make its store. Raises `ValueError` for unknown names, `FileNotFoundError` for missing files, `StoreError` for damaged ones."
     data = load_piano(name, root, **{k: v for k, v in (options or {}).items() if v is not None})
+    said = [data.note] * bool(data.note)
+    if soundfont:
+        data, lost = _play_all(data, soundfont, (config or StoreConfig()).sr, **how)
+        said += lost
     result = prepare_store(data, folder, config, **how)
-    return replace(result, warnings=(data.note, *result.warnings) if data.note else result.warnings)
+    return replace(result, warnings=(*said, *result.warnings))
