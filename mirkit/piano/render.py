@@ -285,32 +285,33 @@ def render_piano(
     pieces = [p for p in _scores(corpus, root) if p[1] in splits]
     if corpus != "own" and not pieces:
         raise ValueError(f"corpus = {corpus!r} has no pieces on the sides {', '.join(splits)}")
+    name = Path(corpus).name  # of a folder: its place does not matter
     order = [pieces[i % len(pieces)] if pieces else (f"own-{i}", splits[0], None) for i in range(count)]
     if pieces:
-        random.Random(f"{corpus}/{seed}").shuffle(order)
+        random.Random(f"{name}/{seed}").shuffle(order)
     home = load_settings().cache_path / "rendered" / "piano"
     home.mkdir(parents=True, exist_ok=True)
 
     def settle(first: int) -> list[PianoTrack]:
-        rng = random.Random(f"{corpus}/{seed}/{first}")
+        rng = random.Random(f"{name}/{seed}/{first}")
         font, program = rng.choice(list(soundfonts)), rng.choice((0, 0, 0, 0, 0, 1))
         reverb = rng.uniform(0.1, 0.9) if rng.random() < 0.3 else 0.0
         how = {"font": font, "program": program, "reverb": reverb, "size": sizes[font]}
         tracks, todo = [], []
-        for i, (name, split, midi) in enumerate(order[first : first + _TOGETHER], first):
+        for i, (piece, split, midi) in enumerate(order[first : first + _TOGETHER], first):
             what = content_hash(midi) if midi else "own"
             key = cache_key(v=_VERSION, what=what, seed=seed, i=i, seconds=seconds, sr=sr, **how)
-            out = home / f"{Path(corpus).name}-{name}-{key[:12]}.flac"
-            track = PianoTrack(out.stem, out, out.with_suffix(".mid"), split, name, font, (out.stem, split, name))
+            out = home / f"{name}-{piece}-{key[:12]}.flac"
+            track = PianoTrack(out.stem, out, out.with_suffix(".mid"), split, piece, font, (out.stem, split, piece))
             tracks.append(track)
             if not (out.exists() and track.notes.exists()):
-                todo.append((track, midi, random.Random(f"{corpus}/{seed}/{i}"), i))
+                todo.append((track, midi, random.Random(f"{name}/{seed}/{i}"), i))
         if todo:
             notes = [_music(midi, r, seed, i, seconds, corpus == "pop909") for _, midi, r, i in todo]
             sounds = play(notes, font, sr, program, reverb)
-            for (track, _, r, _), piece, x in zip(todo, notes, sounds, strict=True):
+            for (track, _, r, _), played, x in zip(todo, notes, sounds, strict=True):
                 assert track.audio is not None
-                piece.to_midi(track.notes)
+                played.to_midi(track.notes)
                 save_audio(track.audio, in_room(x, sr, r), sr)
         return tracks
 
