@@ -76,7 +76,7 @@ def _end_with(parent: int, every: float = 1.0) -> None:  # process; s between tw
     while os.getppid() == parent:
         time.sleep(every)
     if hasattr(signal, "pthread_kill"):  # what the function has begun is cleaned up on the way out, if it can be
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(5)
     os._exit(1)
 
