@@ -27,6 +27,7 @@ QUICK = {
     },
     "train_onsets": {"recipe": "narrow", "steps": 4, "steps_per_epoch": 2, "batch_size": 2, "test_files": 1},
     "explore_key": {"simulate": True},
+    "explore_piano": {"simulate": True},
     "explore_pitch": {"simulate": True, "steps": 2},
     "eval_key": {"max_tracks": 6, "examples": 1},
     "eval_onsets": {"max_tracks": 2, "max_validation": 1, "excerpt": 2.0},
