@@ -6,6 +6,7 @@ import platform
 import torch
 
 from mirkit.core.settings import load_settings
+from mirkit.lab.report import Report, provenance
 
 
 def ratio_table(title, rows):
@@ -21,6 +22,21 @@ def ratio_table(title, rows):
 
 def _text(value):
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def write_page(path, title, results, headings, docs, missed, digits):
+    "The page of a benchmark: the ratios and how many `missed` their floors, then a table for each section"
+    report = Report(title, "CPU seconds of one thread; both sides take turns, the best round counts")
+    ratios = [r for rows in results.values() for r in rows if "floor" in r]
+    table = [{"": r["case"], "times as fast": f"{r['ratio']:.{digits}f}", "at least": r["floor"]} for r in ratios]
+    report.verdict(table, f"{len(missed) or 'None'} of the floors missed.")
+    for section, rows in results.items():
+        report.heading(headings[section])
+        report.text(docs[section] + ".")
+        columns = list(dict.fromkeys(k for r in rows for k in r if k != "floor"))
+        report.table([{c: _text(r.get(c, "–")) for c in columns} for r in rows])
+    report.details("Machine and versions", provenance())
+    return report.save(path)
 
 
 def save(name, table, floor):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
-from _common import ratio_table
+from _common import ratio_table, write_page
 from nnAudio.features.cqt import CQT1992v2
 from nnAudio.features.vqt import VQT
 from threadpoolctl import threadpool_limits
@@ -33,7 +33,7 @@ from mirkit.key.names import KEYS
 from mirkit.key.progressions import render_progression
 from mirkit.key.vqt import log_vqt, scaled, vqt_plan
 from mirkit.key.weights import DEFAULT, weights_names
-from mirkit.lab.report import Report, provenance
+from mirkit.lab.report import provenance
 from mirkit.pitch.peer_worker import timed
 from mirkit.pitch.peers import PeerError, PeerProcess
 from mirkit.signal.fold import blocks, cqt_frequencies, fold_plan, transform_blocks, window_lengths
@@ -238,27 +238,6 @@ def missed(results):
     return found
 
 
-def write_report(results, docs, home):
-    "The page: the ratios, then the tables"
-    report = Report(
-        "Key estimation: speed side by side", "CPU seconds of one thread; both sides take turns, the best round counts"
-    )
-    ratios = [r for rows in results.values() for r in rows if "floor" in r]
-    table = [{"": r["case"], "times as fast": f"{r['ratio']:.1f}", "at least": r["floor"]} for r in ratios]
-    report.verdict(table, f"{len(missed(results)) or 'None'} of the floors missed.")
-    for section, rows in results.items():
-        report.heading(TITLES[section])
-        report.text(docs[section] + ".")
-        columns = list(dict.fromkeys(k for r in rows for k in r if k != "floor"))
-        report.table([{c: _text(r.get(c, "–")) for c in columns} for r in rows])
-    report.details("Machine and versions", provenance())
-    return report.save(home / "key.html")
-
-
-def _text(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180, help="of sound that is compared (180)")
@@ -280,7 +259,10 @@ def main():
     home.mkdir(parents=True, exist_ok=True)
     with replacing(home / "key.json") as draft:
         draft.write_text(json.dumps(results | {"provenance": provenance()}, indent=1))
-    print(f"report: {write_report(results, docs, home)}")
+    page = write_page(
+        home / "key.html", "Key estimation: speed side by side", results, TITLES, docs, missed(results), 1
+    )
+    print(f"report: {page}")
     if problems := missed(results):
         raise SystemExit("key: " + "; ".join(problems))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 import torch
-from _common import ratio_table
+from _common import ratio_table, write_page
 from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
@@ -28,7 +28,7 @@ from mirkit.core.files import replacing
 from mirkit.core.peer_worker import timed
 from mirkit.core.peers import PeerError, PeerProcess
 from mirkit.core.settings import load_settings
-from mirkit.lab.report import Report, provenance
+from mirkit.lab.report import provenance
 from mirkit.piano.decode import cut_windows, decode
 from mirkit.piano.engine import PianoEngine
 from mirkit.piano.net import NetConfig, OnsetsAndVelocities, save_net
@@ -241,27 +241,6 @@ def missed(results):
     return found
 
 
-def write_report(results, docs, home):
-    "The page: the ratios, then the tables"
-    report = Report(
-        "Piano transcription: speed side by side", "CPU seconds of one thread; both sides take turns, the best counts"
-    )
-    ratios = [r for rows in results.values() for r in rows if "floor" in r]
-    table = [{"": r["case"], "times as fast": f"{r['ratio']:.2f}", "at least": r["floor"]} for r in ratios]
-    report.verdict(table, f"{len(missed(results)) or 'None'} of the floors missed.")
-    for section, rows in results.items():
-        report.heading(TITLES[section])
-        report.text(docs[section] + ".")
-        columns = list(dict.fromkeys(k for r in rows for k in r if k != "floor"))
-        report.table([{c: _text(r.get(c, "–")) for c in columns} for r in rows])
-    report.details("Machine and versions", provenance())
-    return report.save(home / "piano.html")
-
-
-def _text(value):
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=180, help="of sound that is compared (180)")
@@ -285,7 +264,10 @@ def main():
     home.mkdir(parents=True, exist_ok=True)
     with replacing(home / "piano.json") as draft:
         draft.write_text(json.dumps(results | {"provenance": provenance()}, indent=1))
-    print(f"report: {write_report(results, docs, home)}")
+    page = write_page(
+        home / "piano.html", "Piano transcription: speed side by side", results, TITLES, docs, missed(results), 2
+    )
+    print(f"report: {page}")
     if problems := missed(results):
         raise SystemExit("piano: " + "; ".join(problems))
 
