@@ -17,6 +17,17 @@ def validate(notebook: Path, **values) -> dict:
     return space
 
 
+def play(cells: list[str], until: str = "", **params) -> dict:
+    "Run a notebook's cells in this process, up to the first that contains `until`; its variables"
+    space: dict = {"__name__": "notebook"}
+    for i, cell in enumerate(cells):
+        if until and until in cell:
+            break
+        exec(compile(cell, f"cell {i}", "exec"), space)
+        space |= params if i == 0 else {}
+    return space
+
+
 def strict_json(path: Path) -> dict:
     "JSON as other programs read it: without NaN"
 

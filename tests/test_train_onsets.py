@@ -1,5 +1,6 @@
 """Training a piano model from outside: what a run leaves behind, what stops it, how it is talked to, and how it goes on after a kill"""
 
+import functools
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import runs
 from runs import history, strict_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,15 +25,7 @@ GIVEN = {"config": TINY, "rendering": {"count": 2, "seconds": 6.0, "held": 1}, "
 GIVEN |= {"steps_per_epoch": 2, "thresholds": [0.1, 0.3], "device": "cpu", "seed": 0}
 
 
-def play(until: str = "", **params):
-    "Run the notebook's cells in this process, up to the first that contains `until`; its variables"
-    space: dict = {"__name__": "notebook"}
-    for i, cell in enumerate(CELLS):
-        if until and until in cell:
-            break
-        exec(compile(cell, f"cell {i}", "exec"), space)
-        space |= params if i == 0 else {}
-    return space
+play = functools.partial(runs.play, CELLS)
 
 
 @pytest.fixture(scope="module", autouse=True)

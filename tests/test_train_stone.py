@@ -1,5 +1,6 @@
 """Training a key model from outside: what a run leaves behind, what stops it, and how it goes on after a kill"""
 
+import functools
 import os
 import re
 import signal
@@ -10,12 +11,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import runs
 from runs import history, strict_json
 
 from mirkit.core.audio import save_audio
+from mirkit.core.tracks import fixed_split
 from mirkit.key.calibrate import KeyCalibration
 from mirkit.key.model import load_key_model, published_order
-from mirkit.key.progressions import fixed_split, render_progression
+from mirkit.key.progressions import render_progression
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "nbs" / "train_stone.ipynb"
@@ -28,15 +31,7 @@ TRACKS = [("C major", "train"), ("Am", "train"), ("F# minor", "train"), ("Eb", "
 TRACKS += [("G:maj", "val"), ("D minor", "val"), ("Bb major", "test"), ("8A", "test")]
 
 
-def play(until: str = "", **params):
-    "Run the notebook's cells in this process, up to the first that contains `until`; its variables"
-    space: dict = {"__name__": "notebook"}
-    for i, cell in enumerate(CELLS):
-        if until and until in cell:
-            break
-        exec(compile(cell, f"cell {i}", "exec"), space)
-        space |= params if i == 0 else {}
-    return space
+play = functools.partial(runs.play, CELLS)
 
 
 @pytest.fixture(scope="module", autouse=True)
