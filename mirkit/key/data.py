@@ -22,9 +22,18 @@ import numpy as np
 from ..core.audio import load
 from ..core.checks import check_choice
 from ..core.settings import load_settings, shared_path
-from ..core.tracks import RECIPES, Dataset, DatasetNotFound, Recipe, Track, load_dataset, recipe_tracks
+from mirkit.core.tracks import (
+    RECIPES,
+    Dataset,
+    DatasetNotFound,
+    Recipe,
+    Track,
+    fixed_split,
+    load_dataset,
+    recipe_tracks,
+)
 from .names import parse_key
-from .progressions import KeyTrack, fixed_split, progression_set
+from .progressions import KeyTrack, progression_set
 
 # %% ../../nbs/key/07_data.ipynb #9c0fd32e
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'PROGRESSIONS', 'AMBIGUOUS', 'TIMBRES', 'Chord', 'parse_degrees', 'Timbre', 'tone', 'render_progression',
-           'KeyTrack', 'fixed_split', 'progression_set']
+           'KeyTrack', 'progression_set']
 
 # %% ../../nbs/key/05_progressions.ipynb #ec582441
 import hashlib
@@ -21,6 +21,7 @@ from ..core.audio import save_audio
 from ..core.checks import check_range
 from ..core.settings import load_settings
 from ..core.synth import draw
+from ..core.tracks import fixed_split
 from ..core.units import midi_to_hz
 from .names import key_name, mode, tonic
 
@@ -189,15 +190,6 @@ class KeyTrack:
     split: str = ""  # train, val, test or nothing
     start: float = 0.0  # s, where in the file the track begins
     duration: float | None = None  # s; None: to the end of the file
-
-
-def fixed_split(
-    corpus: str,
-    group: str,
-) -> str:  # train (5 of 8), val (1 of 8) or test (2 of 8)
-    "The side on which a group stands, for good: it depends on the names and on nothing else"
-    number = int(hashlib.sha256(f"{corpus}/{group}".encode()).hexdigest(), 16) % 8
-    return "test" if number < 2 else "val" if number == 2 else "train"
 
 
 def progression_set(

@@ -30,10 +30,10 @@ from ..core.compute import map_threads
 from ..core.files import DRAFT, write_file
 from ..core.midi import drum_track, find_soundfont, synthesise
 from ..core.settings import load_settings, shared_path
-from ..core.tracks import DatasetNotFound
+from ..core.tracks import DatasetNotFound, fixed_split
 from .baseline import key_correlations
 from .names import key_name, make_key, mode, parallel, parse_key, relative, tonic, transpose
-from .progressions import KeyTrack, fixed_split
+from .progressions import KeyTrack
 
 # %% ../../nbs/key/06_render.ipynb #fcf51877
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOTE_SUFFIXES', 'MAESTRO_YEARS', 'MAPS_PIANOS', 'MAPS_CATEGORIES', 'PIANO_DATASETS', 'PianoTrack', 'PianoDataset',
-           'read_notes', 'fixed_split', 'parse_maps_name', 'load_piano', 'list_piano', 'where_to_get', 'PianoReport',
-           'check_piano']
+           'read_notes', 'parse_maps_name', 'load_piano', 'list_piano', 'where_to_get', 'PianoReport', 'check_piano']
 
 # %% ../../nbs/piano/04_index.ipynb #1398c0b6
 import csv
@@ -26,7 +25,7 @@ import numpy as np
 from ..core.audio import SUFFIXES, audio_info
 from ..core.checks import check_choice
 from ..core.settings import load_settings, shared_path
-from ..core.tracks import DatasetInfo, DatasetNotFound
+from ..core.tracks import DatasetInfo, DatasetNotFound, fixed_split
 from .midi import Performance, read_midi, read_tsv
 from .notes import Notes
 
@@ -82,15 +81,6 @@ def _without_pedals(notes: Notes) -> Performance:
     pedal = np.zeros((0, 2))
     ends = [*notes.onset[-1:], *notes.offset[np.isfinite(notes.offset)]]
     return Performance(notes, pedal, pedal, pedal, float(max(ends, default=0.0)))
-
-# %% ../../nbs/piano/04_index.ipynb #40a6e8a0
-def fixed_split(
-    corpus: str,  # name of the data set
-    piece: str,
-) -> str:  # train (5 of 8), val (1 of 8) or test (2 of 8)
-    "The side on which a piece stands, for good: it depends on the names and on nothing else"
-    number = int(hashlib.sha256(f"{corpus}/{piece}".encode()).hexdigest(), 16) % 8
-    return "test" if number < 2 else "val" if number == 2 else "train"
 
 # %% ../../nbs/piano/04_index.ipynb #f6af0642
 def _some(items: Iterable[Any], most: int = 10) -> str:

@@ -21,8 +21,8 @@ from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads
 from ..core.midi import find_soundfont, synthesise
 from ..core.settings import load_settings, shared_path
-from ..core.tracks import DatasetNotFound
-from .index import PianoTrack, fixed_split, load_piano
+from ..core.tracks import DatasetNotFound, fixed_split
+from .index import PianoTrack, load_piano
 from .midi import read_midi
 from .notes import Notes
 

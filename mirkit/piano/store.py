@@ -32,7 +32,8 @@ from ..core.compute import map_threads, one_thread_per_operation
 from ..core.files import check_writable, replacing
 from ..core.midi import find_soundfont
 from ..core.settings import load_settings
-from .index import PianoDataset, PianoTrack, fixed_split, load_piano, parse_maps_name, read_notes
+from ..core.tracks import fixed_split
+from .index import PianoDataset, PianoTrack, load_piano, parse_maps_name, read_notes
 from .midi import Performance, read_midi
 from .roll import make_roll
 
