@@ -34,7 +34,9 @@ def test_missed(results):
 
 
 def test_page(results, tmp_path):
-    page = bench.write_report(results, dict.fromkeys(results, "What it is"), tmp_path).read_text(encoding="utf-8")
+    docs, missed = dict.fromkeys(results, "What it is"), bench.missed(results)
+    file = bench.write_page(tmp_path / "key.html", "Keys", results, bench.TITLES, docs, missed, 1)
+    page = file.read_text(encoding="utf-8")
     assert "no &lt;network&gt;" in page and "1 of the floors missed" in page
 
 
