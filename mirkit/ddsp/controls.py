@@ -366,6 +366,7 @@ def render(
 ) -> np.ndarray:  # float32 (duration · sr,)
     "What the controls sound like"
     import torch
+
     from mirkit.ddsp.noise import add_reverb, filtered_noise
     from mirkit.ddsp.synths import harmonic_synth, sinusoidal_synth
 
