@@ -102,6 +102,7 @@ class AnchoredEncoder(nn.Module):
     "Sound to one sinusoid in the neighbourhood of each semitone, and to bands of noise"
 
     harmonics = (1, 2, 3, 4)  # whose bins are stacked
+    anchors: Tensor  # MIDI (N,)
 
     def __init__(
         self,
@@ -123,8 +124,9 @@ class AnchoredEncoder(nn.Module):
         self.head = nn.Conv2d(channels, 2, (1, BINS + 2), (1, BINS), (0, 1))
         self.pool = nn.Conv2d(channels, 8, (1, 3 * BINS), (1, 3 * BINS))
         dense = nn.Linear(8 * (semitones // 3), hidden), nn.LayerNorm(hidden), nn.LeakyReLU(0.2)
-        self.noise = nn.Sequential(*dense, nn.Linear(hidden, n_noise))
-        nn.init.constant_(self.noise[-1].bias, -5.0)
+        last = nn.Linear(hidden, n_noise)
+        nn.init.constant_(last.bias, -5.0)
+        self.noise = nn.Sequential(*dense, last)
         self.register_buffer("anchors", low + torch.arange(semitones) + (BINS - 1) / 2 / BINS, persistent=False)
 
     def forward(self, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # (B, S) to Hz (B, T, N), (B, T, N), (B, T, K)
@@ -171,6 +173,8 @@ class SalienceEncoder(nn.Module):
     "Sinusoids to one harmonic tone: the most likely pitch, and the amplitudes that are found at its harmonics"
 
     harmonics = (1, 2, 3, 4, 5, 6, 8, 10)  # whose bins are stacked
+    grid: Tensor  # MIDI (bins,), of the logits
+    multiples: Tensor  # 1…N
 
     def __init__(
         self,

@@ -265,14 +265,14 @@ class ResNet(nn.Module):
 # %% ../../nbs/ddsp/06_nets.ipynb #6c1747ad
 def _initialise(module: nn.Module) -> None:
     "Glorot's uniform distribution for weights, orthogonal ones for recurrences, biases 0"
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.GRU):
-        nn.init.xavier_uniform_(module.weight_ih_l0)
-        nn.init.orthogonal_(module.weight_hh_l0)
-        nn.init.zeros_(module.bias_ih_l0)
-        nn.init.zeros_(module.bias_hh_l0)
+    if isinstance(module, nn.Conv2d | nn.Linear | nn.GRU):
+        for name, p in module.named_parameters(recurse=False):
+            if name.startswith("bias"):
+                nn.init.zeros_(p)
+            elif name.startswith("weight_hh"):
+                nn.init.orthogonal_(p)
+            else:
+                nn.init.xavier_uniform_(p)
 
 # %% ../../nbs/ddsp/06_nets.ipynb #a5d965ed
 def _resnet(config: InverseConfig) -> ResNet:
