@@ -18,6 +18,8 @@ FORMATS = {
     "mirkit.stone": "key",
     "mirkit.tonal": "key",
     "mirkit.onsets": "piano",
+    "mirkit.ddsp-inv": "ddsp",
+    "mirkit.ddsp-decoder": "ddsp",
 }  # rooms of our models' formats
 
 
