@@ -7,6 +7,7 @@ __all__ = ['bits_at', 'uniform_at', 'normal_at']
 
 # %% ../../nbs/signal/10_counter.ipynb #cbadc624
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -43,8 +44,8 @@ def bits_at(
         if seed.dtype != torch.int64 or seed.ndim > 1:
             raise ValueError(f"seed has dtype {seed.dtype} and shape {tuple(seed.shape)}; it must be int64 (B,) or ()")
         seeds = seed.to(index.device)
-    elif isinstance(seed, int):
-        seeds = torch.tensor(_signed(seed), device=index.device)
+    elif isinstance(seed, numbers.Integral):
+        seeds = torch.tensor(_signed(int(seed)), device=index.device)
     else:
         raise ValueError(f"seed = {seed!r} must be an integer or an int64 tensor")
     key = _hash(seeds + _signed(_STEP))
