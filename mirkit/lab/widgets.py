@@ -387,11 +387,17 @@ const render = ({ model, el }) => {
     if (!bytes?.byteLength) return;
     URL.revokeObjectURL(url);
     audio.src = url = URL.createObjectURL(new Blob([bytes], { type: "audio/ogg" }));
-    audio.onloadedmetadata = () => { if (keep) { audio.currentTime = at; if (playing) audio.play(); } };
+    audio.onloadedmetadata = () => {
+      const over = audio.duration - at < 0.1;
+      if (keep && !over) audio.currentTime = at;
+      if ((keep && playing) || model.get("start")) audio.play();
+    };
   };
   model.on("change:audio", put);
   const speed = () => { audio.preservesPitch = false; audio.defaultPlaybackRate = audio.playbackRate = model.get("rate"); };
   model.on("change:rate", speed); speed();
+  const repeat = () => { audio.loop = model.get("loop"); };
+  model.on("change:loop", repeat); repeat();
   const tell = () => { model.set("time", audio.currentTime); model.save_changes(); };
   audio.onseeked = audio.onpause = tell;
   const room = new ResizeObserver(() => {
@@ -411,6 +417,8 @@ class Player(anywidget.AnyWidget):
     _esm = _PLAYER
     audio = traitlets.Bytes(b"").tag(sync=True)  # Ogg Vorbis
     keep = traitlets.Bool(False).tag(sync=True)  # go on from the same time when the sound changes
+    start = traitlets.Bool(False).tag(sync=True)  # play a sound as soon as it is put in
+    loop = traitlets.Bool(False).tag(sync=True)  # begin again at the end
     rate = traitlets.Float(1.0).tag(sync=True)  # of playing; pitch follows, as on a tape: 2^(1/12) is a semitone up
     time = traitlets.Float(0.0).tag(sync=True)  # s, where the user last went or stopped
     box: Any = traitlets.List([]).tag(
