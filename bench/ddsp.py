@@ -1,0 +1,188 @@
+"""DDSP against straightforward implementations, in one process, both sides taking turns and the best round counting.
+
+CPU seconds of one thread, as another program on the machine then does not count. Oscillators: 100 harmonics of a minute of sound at 16 kHz,
+against the formula as it stands (a phase summed up for every harmonic; and the cheaper one phase, of which harmonics are multiples),
+with a fundamental that glides so that harmonics cross half the sampling rate within hops. Training: forward and backward of a decoder's and
+a pre-training's batch, and the memory that is kept between the two. Writes reports/bench/ddsp.json and ddsp.html; an error
+where a floor is missed.
+"""
+
+import argparse
+import json
+import math
+import sys
+
+import torch
+from _common import ratio_table, write_page
+from threadpoolctl import threadpool_limits
+
+from mirkit.core.files import replacing
+from mirkit.core.peer_worker import timed
+from mirkit.core.peers import PeerError, PeerProcess
+from mirkit.core.settings import load_settings
+from mirkit.lab.report import provenance
+from mirkit.signal.oscillators import harmonic_bank, oscillator_bank, sinusoid_bank
+from mirkit.signal.upsample import upsample
+
+SR = 16000
+
+
+def controls(batch, frames, n, low, high, seed=0):
+    "A fundamental (B, T, 1) that glides, trembles and leaps between two frequencies, and amplitudes (B, T, N)"
+    generator = torch.Generator().manual_seed(seed)
+    notes = torch.rand(batch, frames // 20 + 1, generator=generator).repeat_interleave(20, 1)[:, :frames]
+    glide = 0.5 + 0.5 * torch.sin(torch.randn(batch, frames, generator=generator).cumsum(1) * 0.2)
+    f0 = low * (high / low) ** (0.8 * notes + 0.2 * glide)
+    return f0[..., None], torch.rand(batch, frames, n, generator=generator) / n
+
+
+def phase_each(f0, a, n_samples, free=False):
+    "Every frequency and amplitude brought to samples, every phase summed up; one sine after another, to spare memory"
+    audio = 0
+    for k in range(a.shape[-1]):
+        f = upsample(f0[..., k : k + 1].double() if free else f0.double() * (k + 1), n_samples, "linear")
+        audio = audio + oscillator_bank(f, upsample(a[..., k : k + 1], n_samples), SR)
+    return audio
+
+
+def phase_once(f0, a, n_samples):
+    "One phase, of which those of the harmonics are multiples"
+    f, audio = upsample(f0.double(), n_samples, "linear"), 0
+    cycles = (f / SR).cumsum(1)
+    for k in range(1, a.shape[-1] + 1):
+        heard = torch.where(k * f < SR / 2, upsample(a[..., k - 1 : k], n_samples), 0.0)
+        audio = audio + (heard * torch.sin(2 * math.pi * (k * cycles).frac()).to(a.dtype))[..., 0]
+    return audio
+
+
+def compare(case, reference, ours, rounds, floor, samples, **about):
+    "A row: CPU seconds of both, the best of rounds in which they take turns"
+    spent = {reference: [], ours: []}
+    for _ in range(rounds):
+        for side in (reference, ours):
+            spent[side].append(timed(side)[1]["cpu"])
+    slow, fast = min(spent[reference]), min(spent[ours])
+    row = {"case": case, "reference ms": 1000 * slow, "ours ms": 1000 * fast, "ratio": slow / fast, "floor": floor}
+    return row | {"ours ns per sample": 1e9 * fast / samples} | about
+
+
+# ---- oscillators ----------------------------------------------------------------------------------------------------
+@torch.inference_mode()
+def oscillators(seconds, rounds):
+    "From frames to samples: 100 harmonics, or 100 free sinusoids"
+    rows = []
+    for hop in (512, 64):
+        n = round(seconds * SR) // hop * hop
+        for low, high in ((50, 80), (60, 500)):
+            f0, a = controls(1, n // hop, 100, low, high)
+            y, about = harmonic_bank(f0, a, n, SR)[0], f"hop {hop}, f0 {low} … {high} Hz"
+            for reference, floor in ((phase_each, 10), (phase_once, 5)):
+                error = {"max difference": float((reference(f0, a, n) - y).abs().max())}
+                case, sides = f"{reference.__name__.replace('_', ' ')}, {about}", (reference, harmonic_bank)
+                reference, ours = (lambda f=f: f(f0, a, n) for f in sides)
+                rows.append(compare(case, reference, ours, rounds, floor, n, **error))
+        f, a = f0 * torch.arange(1, 101) + 5 * torch.rand(1, n // hop, 100), a
+        error = {"max difference": float((phase_each(f, a, n, True) - sinusoid_bank(f, a, n, SR)).abs().max())}
+        reference, ours = lambda: phase_each(f, a, n, True), lambda: sinusoid_bank(f, a, n, SR)
+        rows.append(compare(f"free sinusoids, hop {hop}", reference, ours, rounds, 5, n, **error))
+    return rows
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+def kept(function):
+    "MB of tensors that autograd keeps between forward and backward, each storage once"
+    found = {}
+
+    def note(x):
+        found[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+        held = function()
+    del held
+    return sum(found.values()) / 1e6
+
+
+def training(seconds, rounds):
+    "Forward and backward with gradients to all controls"
+    rows = []
+    for case, batch, n, hop, length in (("decoder", 4, 60, 64, 4), ("pre-training", 16, 40, 512, 2)):
+        samples = length * SR // hop * hop
+        f0, a = controls(batch, samples // hop, n, 80, 800)
+        f = f0 * torch.arange(1, n + 1)
+        g = torch.randn(batch, samples)
+        for name, reference, ours, x in (
+            ("harmonics", phase_once, lambda f, a, n: harmonic_bank(f, a, n, SR)[0], f0),
+            ("sinusoids", lambda f, a, n: phase_each(f, a, n, True), lambda f, a, n: sinusoid_bank(f, a, n, SR), f),
+        ):
+            x, b = x.clone().requires_grad_(), a.clone().requires_grad_()
+            sides = [lambda f=f: f(x, b, samples) for f in (reference, ours)]
+            both = [lambda s=s: torch.autograd.grad((s() * g).sum(), (x, b)) for s in sides]
+            apart = max(float((p - q).abs().max() / p.abs().max()) for p, q in zip(both[0](), both[1](), strict=True))
+            about = {"difference of gradients": apart, "reference keeps MB": kept(sides[0]), "ours keeps MB": kept(sides[1])}
+            title = f"{case}, {name}: {batch} × {length} s, {n} of them, hop {hop}"
+            rows.append(compare(title, *both, rounds, 4, batch * samples, **about))
+    return rows
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------
+LONG = (
+    "import torch; from mirkit.signal.oscillators import harmonic_bank; "
+    "n = int({minutes} * 60 * 250); f0 = torch.full((1, n, 1), 70.0); "
+    "harmonic_bank(f0, torch.ones(1, 1, 1).expand(1, n, 100) / 100, n * 64)"
+)
+
+
+def memory(seconds, rounds):
+    "Processes that synthesise 100 harmonics with hop 64: the controls of ten minutes are 60 MB, a number per harmonic and sample would be 3840 MB"
+    rows = []
+    for minutes in (0.1, 10):
+        try:
+            with PeerProcess() as process:
+                command = [sys.executable, "-c", LONG.format(minutes=minutes)]
+                rows.append({"case": f"{minutes:g} minutes", **process.ask("command", command=command, folder=".")})
+        except PeerError as e:
+            rows.append({"case": f"{minutes:g} minutes", "why": str(e)[-300:]})
+    return rows
+
+
+# ---- all of it ------------------------------------------------------------------------------------------------------
+SECTIONS = {"Oscillators": oscillators, "Training": training, "Memory": memory}  # a function of seconds and rounds each
+LARGEST = {"max difference": 1e-4, "difference of gradients": 1e-3, "peak_mb": 900}
+
+
+def missed(results):
+    "What is below its floor, or too large"
+    rows = [row for section in results.values() for row in section]
+    slow = [f"{r['case']}: {r['ratio']:.1f} instead of {r['floor']}" for r in rows if r.get("ratio", 1e9) < r.get("floor", 0)]
+    large = [f"{r['case']}: {k} = {r[k]:.3g}" for r in rows for k, limit in LARGEST.items() if r.get(k, 0) > limit]
+    return slow + large
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60, help="of sound that is synthesised (60)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each side is asked (3)")
+    parser.add_argument("--only", choices=SECTIONS, nargs="+", default=list(SECTIONS), help="sections (all)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results = {}
+    with threadpool_limits(1):
+        for name in args.only:
+            results[name] = SECTIONS[name](args.seconds, args.rounds)
+            columns = list(dict.fromkeys(k for r in results[name] for k in r))
+            ratio_table(name, [{c: r.get(c, "–") for c in columns} for r in results[name]])
+    home = load_settings().reports_path / "bench"
+    home.mkdir(parents=True, exist_ok=True)
+    with replacing(home / "ddsp.json") as draft:
+        draft.write_text(json.dumps(results | {"provenance": provenance()}, indent=1))
+    docs = {name: function.__doc__ for name, function in SECTIONS.items()}
+    titles = {name: name for name in results}
+    page = write_page(home / "ddsp.html", "DDSP: speed side by side", results, titles, docs, missed(results), 1)
+    print(f"report: {page}")
+    if problems := missed(results):
+        raise SystemExit("ddsp: " + "; ".join(problems))
+
+
+if __name__ == "__main__":
+    main()
