@@ -326,7 +326,7 @@ class DDSPDecoder:
             return None
         return self.instrument.timbre(torch.from_numpy(audio)[None].to(self.device), frames)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         f0: np.ndarray,  # Hz (T,), 0…sr/2; 0 = no pitch
@@ -356,7 +356,7 @@ class DDSPDecoder:
             model=self.name,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def controls(
         self,
         features: Features,  # at the decoder's own rates
@@ -364,7 +364,7 @@ class DDSPDecoder:
         "As a call, from features; a decoder with z copies the timbre of their audio"
         return self._controls(*self._said(self._fit(features), self._timbre(features.audio, len(features))))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def render(
         self,
         features: Features,  # at the decoder's own rates

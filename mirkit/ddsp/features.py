@@ -157,7 +157,7 @@ def level_of(
 
     check_choice("kind", kind, LEVELS)
     x = torch.from_numpy(np.ascontiguousarray(audio, np.float32))[None]
-    with torch.inference_mode():
+    with torch.no_grad():
         if kind == "loudness":
             level = loudness(x, sr, rate, size, padding="same", low=LOWEST)
         else:
