@@ -6,7 +6,7 @@
 __all__ = ['STAGES', 'RECIPES', 'RANGES', 'LENGTHS', 'CHOICES', 'FLOOR', 'ATTEMPTS', 'HELD_BACK', 'VAL_SEED', 'BASELINES',
            'TrainConfig', 'check_config', 'rate_at', 'scale_at', 'Clips', 'open_clips', 'split_groups', 'resynthesise',
            'some_clips', 'as_estimates', 'world_share', 'decibel_loss', 'pick_frames', 'played_terms', 'agreement_term',
-           'known_terms', 'voiced_mean', 'level_term', 'salience_term', 'inverse_terms', 'pitch_scores', 'val_notes',
+           'known_terms', 'kde_options', 'level_term', 'pitch_term', 'inverse_terms', 'pitch_scores', 'val_notes',
            'baseline_pitch', 'baseline_scores', 'Watched', 'watch_clips', 'InverseTraining', 'draw', 'score_notes',
            'score_watched', 'begin_with', 'voicing_threshold', 'config_from', 'find_tracks', 'open_training',
            'fit_options', 'launch', 'train_folder', 'main']
@@ -33,7 +33,13 @@ from ..core.cache import ArrayCache, cache_key
 from ..core.checks import check_choice, check_range
 from ..core.compute import Ahead, map_threads, seed_step
 from ..core.tracks import Dataset, Track, labels_at, load_dataset
-from .losses import harmonic_control_loss, kde_consistency, noise_control_loss
+from mirkit.ddsp.losses import (
+    harmonic_control_loss,
+    kde_consistency,
+    level_loss,
+    noise_control_loss,
+    pitch_choice_loss,
+)
 from .nets import PRESETS, Estimates, InverseConfig, InverseNet, load_inverse, save_inverse
 from .noise import filtered_noise
 from .notes import NoteBatch, NoteRange, synthetic_notes
@@ -74,10 +80,12 @@ class TrainConfig:
     kde_scale: float = 0.1  # semitones, width of a sinusoid
     kde_begin: float = 0.1  # semitones, its width at first
     kde_anneal: float = 0.0  # share of the run after which it is kde_scale
+    kde_limit: float = 0.0  # what a single sinusoid may cost; 0: no limit
     kde_frames: int = 0  # frames of each clip that sets are compared in, drawn anew each step; 0: all
     agreement_scale: float = 0.1  # semitones, width of a harmonic
     agreement_level: float = 0.0  # frames whose sinusoids add up to less need not agree
     blur: float = 0.3  # semitones, of the truth for salience
+    f0_limit: float = 0.0  # semitones: larger errors count as this; 0: no limit
     masked_means: bool = False  # means over voiced frames count voiced frames only
     decibels: bool = False  # amplitudes are compared in units of 20 dB
     # optimisation
@@ -141,12 +149,12 @@ _SHORT: dict[str, Any] = {"kde": _LITTLE, "agreement": _LITTLE, "noise": 10.0, "
 _SHORT |= {"schedule": "cosine", "learning_rate": 1e-3, "ramp": 1000, "least_rate": 1e-5}
 _SHORT |= {"kde_begin": 2.0, "kde_anneal": 0.2, "masked_means": True}
 _LATER: dict[str, Any] = {**_TUNED, "kde_begin": 0.1, "kde_anneal": 0.0, "learning_rate": 3e-4}
-_ANCHORED: dict[str, Any] = {"preset": "tiny", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (10.0, 10.0, 0.0)}
-_ANCHORED |= {"agreement": (0.0, 0.0, 0.0), "level": 0.3, "noise": 10.0, "log_noise": 0.3, "harm_amp": 1.0, "harm_dist": 100.0}
-_ANCHORED |= {"f0": 0.1, "salience": 1.0, "kde_begin": 1.0, "kde_anneal": 0.2, "kde_frames": 24, "masked_means": True}
+_ANCHORED: dict[str, Any] = {"preset": "tiny", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (9.9, 10.0, 0.0)}
+_ANCHORED |= {"agreement": (0.0, 0.0, 0.0), "level": 0.3, "noise": 10.0, "log_noise": 0.3, "harm_amp": 1.0, "harm_dist": 90.0}
+_ANCHORED |= {"kde_limit": 50.0, "f0_limit": 12.0, "f0": 0.1, "salience": 1.0, "kde_begin": 1.0, "kde_anneal": 0.2, "kde_frames": 24, "masked_means": True}
 _ANCHORED |= {"schedule": "cosine", "learning_rate": 3e-3, "ramp": 100, "least_rate": 6e-5, "betas": (0.9, 0.98), "eps": 1e-8}
 _ANCHORED |= {"weight_decay": 0.01, "average": 0.998}
-_AT_HOME: dict[str, Any] = {"batch_size": 6, "spectral_mag": 0.1, "spectral_logmag": 0.1, "agreement": (10.0, 0.0, 0.0)}
+_AT_HOME: dict[str, Any] = {"batch_size": 6, "spectral_mag": 0.1, "spectral_logmag": 0.1, "agreement": (9.9, 0.0, 0.0)}
 _AT_HOME |= {"agreement_scale": 0.2, "agreement_level": 1e-3, "real_gain": (-20.0, 0.0), "kde_begin": 0.1, "kde_anneal": 0.0}
 _AT_HOME |= {"learning_rate": 5e-4, "ramp": 20, "least_rate": 1e-5, "average": 0.99}
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # pretraining, and what fine-tuning changes
@@ -159,9 +167,12 @@ RANGES = {
     "batch_size": (1, 1 << 20),
     **dict.fromkeys(("gain", "real_gain"), (-100, 40)),
     **dict.fromkeys(("spectral_mag", "spectral_logmag", "kde", "agreement", "level"), (0, 1e6)),
-    **dict.fromkeys(("noise", "log_noise", "harm_amp", "harm_dist", "f0", "salience"), (0, 1e6)),
+    **dict.fromkeys(("log_noise", "harm_amp", "harm_dist", "f0", "salience"), (0, 1e6)),
+    "noise": (1e-6, 1e6),
     **dict.fromkeys(("kde_scale", "kde_begin", "agreement_scale", "blur"), (0.01, 24)),
     "agreement_level": (0, 1),
+    "kde_limit": (0, 1e6),
+    "f0_limit": (0, 128),
     "kde_anneal": (0, 1),
     "kde_frames": (0, 10_000),
     "learning_rate": (1e-9, 10),
@@ -383,8 +394,9 @@ def agreement_term(e: Estimates, config: TrainConfig, frames: Tensor, scale: flo
     harmonics = f0 * torch.arange(1, dist.shape[-1] + 1, device=f0.device)
     mask = a.sum(-1) >= config.agreement_level if config.agreement_level else None
     share = 1.0 if mask is None else world_share(mask.float().mean())
-    how = dict(zip(("weight_a", "weight_b", "weight_mean"), config.agreement, strict=True))
-    return share * kde_consistency(a, f, amp * dist, harmonics, scale=scale, mask=mask, **how)
+    return share * kde_consistency(
+        a, f, amp * dist, harmonics, scale=scale, mask=mask, **kde_options(config, config.agreement)
+    )
 
 
 def known_terms(
@@ -397,45 +409,43 @@ def known_terms(
 ) -> dict[str, Tensor]:
     "Losses of notes, whose controls are known"
     c, voiced = config, notes.voiced[..., 0]
-    share, some = (world_share(v.float().mean()) if c.masked_means else 1.0 for v in (voiced, voiced[:, frames]))
+    shares = [world_share(v.float().mean()) for v in (voiced, voiced[:, frames])]
+    share, some = shares if c.masked_means else (1.0, 1.0)
     sets = (x[:, frames] for x in (e.sin_amps, e.sin_freqs, notes.sin_amps, notes.sin_freqs))
-    how = dict(zip(("weight_a", "weight_b", "weight_mean"), c.kde, strict=True))
     mask = voiced[:, frames] if c.masked_means else None
     true = notes.harm_amp, notes.harm_dist, notes.f0_hz
     tone = harmonic_control_loss(e.harm_amp, e.harm_dist, e.f0, *true, per_sounding=c.masked_means)
     terms = {
-        "sinusoids": some * kde_consistency(*sets, scale=scale, mask=mask, **how),
-        "noise": c.noise * noise_control_loss(e.noise, notes.noise),
+        "sinusoids": some * kde_consistency(*sets, scale=scale, mask=mask, **kde_options(c, c.kde)),
+        "noise": noise_control_loss(e.noise, notes.noise, c.log_noise / c.noise) * c.noise,
         "amplitude": c.harm_amp * (decibel_loss(e.harm_amp, notes.harm_amp) if c.decibels else tone.amp),
         "distribution": c.harm_dist * share * tone.dist,
-        "f0": c.f0 * share * tone.f0,
+        "f0": c.f0 * (pitch_term(e, notes, c.f0_limit, shares[0]) if c.f0_limit else share * tone.f0),
     }
-    if c.log_noise:
-        terms["log_noise"] = c.log_noise * (e.noise.log10() - notes.noise.log10()).abs().mean()
     if c.level:
-        terms["level"] = c.level * level_term(e.sin_amps.sum(-1), notes.harm_amp[..., 0], voiced)
+        terms["level"] = c.level * level_term(e, notes, shares[0])
     if c.salience and e.f0_logits is not None and grid is not None:
-        terms["salience"] = c.salience * salience_term(e.f0_logits, midi_of(notes.f0_hz), voiced, grid, c.blur)
+        choice = pitch_choice_loss(e.f0_logits, grid, notes.f0_hz, notes.voiced.float(), c.blur)
+        terms["salience"] = c.salience * shares[0] * choice
     return terms
 
 
-def voiced_mean(x: Tensor, voiced: Tensor) -> Tensor:  # scalar
-    "Mean over voiced frames, of all processes"
-    weight = voiced.float()
-    return world_share(weight.mean()) * (x * weight).sum() / weight.sum().clamp(min=1)
+def kde_options(config: TrainConfig, weights: tuple[float, float, float]) -> dict[str, float]:
+    "Of `kde_consistency`"
+    return {"limit": config.kde_limit or math.inf} | dict(zip(("weight_a", "weight_b", "weight_mean"), weights, strict=True))
 
 
-def level_term(found: Tensor, true: Tensor, voiced: Tensor) -> Tensor:  # scalar; (B, T) each
-    "Difference of amplitudes in factors of ten, where there is a tone, and of amplitudes themselves"
-    tens = (found.clamp(min=1e-5).log10() - true.clamp(min=1e-5).log10()).abs()
-    return voiced_mean(tens, voiced) + (found - true).abs().mean()
+def level_term(e: Estimates, notes: NoteBatch, share: Any) -> Tensor:
+    "Difference of the sums of amplitudes; what is a mean over voiced frames, over those of all processes"
+    plain = (e.sin_amps.sum(-1, keepdim=True) - notes.harm_amp).abs().mean()
+    return share * (level_loss(e.sin_amps, notes.harm_amp) - plain) + plain
 
 
-def salience_term(logits: Tensor, true: Tensor, voiced: Tensor, grid: Tensor, blur: float) -> Tensor:  # scalar
-    "Cross-entropy of pitches with a normal distribution around the true one"
-    wanted = torch.exp(-0.5 * ((grid - true) / blur) ** 2)
-    wanted = wanted / wanted.sum(-1, keepdim=True).clamp(min=1e-9)
-    return voiced_mean(-(wanted * logits.log_softmax(-1)).sum(-1), voiced)
+def pitch_term(e: Estimates, notes: NoteBatch, limit: float, share: Any) -> Tensor:
+    "Mean error of voiced frames in semitones, none of more than a limit"
+    heard = notes.voiced.float()
+    apart = (midi_of(e.f0) - midi_of(notes.f0_hz)).abs().clamp(max=limit)
+    return share * (apart * heard).sum() / heard.sum().clamp(min=1)
 
 # %% ../../nbs/ddsp/09_train.ipynb #1e5d04fd
 def inverse_terms(
