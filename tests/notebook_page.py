@@ -77,7 +77,7 @@ def notebook_page(lab: str, name: str, flags: str = "", size: tuple[int, int] = 
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=f"{quiet} {flags}".split())
         page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
-        page.set_default_timeout(45_000)
+        page.set_default_timeout(1000 * float(os.environ.get("MIRKIT_PATIENCE", 45)))
         page.add_init_script(PATIENCE)
         page.trouble = []
         page.on("request", lambda r: None if r.url.startswith(own) else page.trouble.append(r.url))

@@ -26,6 +26,7 @@ QUICK = {
         "test_tracks": 4,
     },
     "train_onsets": {"recipe": "narrow", "steps": 4, "steps_per_epoch": 2, "batch_size": 2, "test_files": 1},
+    "explore_ddsp": {"simulate": True},
     "explore_key": {"simulate": True},
     "explore_piano": {"simulate": True},
     "explore_pitch": {"simulate": True, "steps": 2},

@@ -121,7 +121,8 @@ def offered(
     makers: Mapping[str, Callable[[], Any]],  # name → what makes it
 ) -> tuple[dict[str, Any], list[str]]:  # what could be made, and what was wrong with the rest
     "Make what can be made; entries without a name are left out"
-    found, trouble = {}, []
+    found: dict[str, Any] = {}
+    trouble = []
     for name, make in makers.items():
         try:
             found |= {name: make()} if name else {}
