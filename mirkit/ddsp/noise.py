@@ -38,10 +38,11 @@ def _design(bands: int, size: int, compat: bool, dtype: torch.dtype, device: str
 
 # %% ../../nbs/ddsp/02_noise.ipynb #31bc8737
 def _check_controls(name: str, x: Tensor) -> None:
-    "Raise `ValueError` unless `x` is (B, T, C) and finite; what is being learned is not looked at, lest a device wait"
+    """Raise `ValueError` unless `x` is (B, T, C) and finite. What is being learned is not looked at, nor what lies on another
+    device, which would have to wait."""
     if x.ndim != 3 or 0 in x.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (B, T, C), all at least 1")
-    if not x.requires_grad and not bool(torch.isfinite(x).all()):
+    if not x.requires_grad and x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name} has values that are not finite: NaN or infinity")
 
 
@@ -279,7 +280,7 @@ class ReverbStream:
     ):
         if response.ndim != 2 or 0 in response.shape:
             raise ValueError(f"response has shape {tuple(response.shape)}; wanted (B or 1, L)")
-        self.block, taps = check_range("block", block, 1), _wet_taps(response.detach())
+        self.block, taps = int(check_range("block", block, 1)), _wet_taps(response.detach())
         parts = F.pad(taps, (0, -taps.shape[1] % block)).unflatten(1, (-1, block))
         self.parts = torch.fft.rfft(parts, 2 * block)  # (B, M, P + 1)
         self.reset()

@@ -9,30 +9,45 @@ __all__ = ['SIZES', 'magnitudes', 'mel_triangles', 'encoder_mel', 'a_weighting',
 # %% ../../nbs/ddsp/03_spectral.ipynb #c60ab044
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from ..core.checks import check_choice
+from ..core.checks import check_choice, check_range
 from .scales import safe_log
 
 # %% ../../nbs/ddsp/03_spectral.ipynb #cc887fbe
+_PIECE = 2**22  # samples of frames that are transformed at a time
+
+
 def _check_audio(name: str, x: Tensor) -> Tensor:
-    "`x` as (B, S), float32 or float64. Raises `ValueError` for other shapes, no samples, and NaN or infinity."
+    """`x` as float32 or float64 (B, S). Raises `ValueError` for other shapes, no samples, and NaN or infinity. What is being
+    learned is not looked at, nor what lies on another device, which would have to wait."""
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (B, S) with at least one sample")
-    if not x.requires_grad and not bool(torch.isfinite(x).all()):
+    if not x.requires_grad and x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name} has samples that are not finite: NaN or infinity")
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _frames(x: Tensor, size: int, hop: int, count: int, left: int = 0) -> Tensor:
-    "Frames (B, count, size) of x (B, S) with `left` zeros before and as many as are needed behind"
+    "A view of frames (B, count, size) of x (B, S) with `left` zeros before, and as many as are needed behind"
     right = (count - 1) * hop + size - left - x.shape[1]
-    return torch.nn.functional.pad(x, (left, right)).unfold(1, size, hop)[:, :count]
+    return F.pad(x, (left, right)).unfold(1, size, hop)
+
+
+def _some_at_a_time(frames: Tensor, feature: Callable[[Tensor], Tensor]) -> Tensor:
+    "feature(frames) in bounded memory"
+    step = max(1, _PIECE // (frames.shape[0] * frames.shape[2]))
+    return torch.cat([feature(part) for part in frames.split(step, 1)], 1)
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is kept must serve training too
 def _window(size: int, dtype: torch.dtype, device: str) -> Tensor:
     return torch.hann_window(size, dtype=torch.float64).to(device, dtype)
 
@@ -41,29 +56,50 @@ def _spectrum(frames: Tensor) -> Tensor:
     return torch.fft.rfft(frames * _window(frames.shape[-1], frames.dtype, str(frames.device)))
 
 
-def magnitudes(
-    x: Tensor,  # samples (B, S)
-    size: int,  # samples in a frame
-    overlap: float = 0.75,  # part of a frame that the next one has too, 0 ≤ overlap < 1
-) -> Tensor:  # (B, ⌈S / hop⌉, size / 2 + 1)
-    "Magnitude spectra of frames that begin at multiples of the hop"
-    x = _check_audio("x", x)
-    hop = max(1, int(size * (1 - overlap)))
-    return _spectrum(_frames(x, size, hop, -(-x.shape[1] // hop))).abs()
+def _power(spectrum: Tensor) -> Tensor:
+    "|z|², faster than by way of |z|"
+    parts = torch.view_as_real(spectrum).square()
+    return parts[..., 0] + parts[..., 1]
+
+
+def _times(x: Tensor, weights: Tensor) -> Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ weights.to(x)
 
 # %% ../../nbs/ddsp/03_spectral.ipynb #edd79875
+def _hop(size: int, overlap: float) -> int:
+    check_range("size", size, 2)
+    check_range("overlap", overlap, 0, 1 - 1 / size)
+    return int(size * (1 - overlap))
+
+
+def magnitudes(
+    x: Tensor,  # samples (B, S)
+    size: int,  # samples in a frame, ≥ 2
+    overlap: float = 0.75,  # part of a frame that belongs to the next one too; 0 … 1 − 1 / size
+) -> Tensor:  # (B, ⌈S / hop⌉, size // 2 + 1), hop = ⌊size · (1 − overlap)⌋
+    "Magnitude spectra. Raises `ValueError` for what is not (B, S), empty, or not finite."
+    x, hop = _check_audio("x", x), _hop(size, overlap)
+    return _some_at_a_time(_frames(x, size, hop, -(-x.shape[1] // hop)), lambda frames: _spectrum(frames).abs())
+
+# %% ../../nbs/ddsp/03_spectral.ipynb #a1a68527
 @functools.lru_cache(maxsize=16)
-def mel_triangles(n_mels: int, n_fft: int, sr: int, low: float, high: float) -> Tensor:
-    "float32 (n_fft / 2 + 1, n_mels)"
-
-    def mel(f: Tensor) -> Tensor:
-        return 1127 * torch.log1p(f / 700)
-
-    edges = torch.linspace(
-        float(mel(torch.tensor(low).double())), float(mel(torch.tensor(high).double())), n_mels + 2
-    ).double()
-    bins = mel(torch.linspace(0, sr / 2, n_fft // 2 + 1, dtype=torch.float64))[:, None]
-    weights = torch.minimum((bins - edges[:-2]) / edges.diff()[:-1], (edges[2:] - bins) / edges.diff()[1:]).clamp(min=0)
+@torch.inference_mode(False)
+def mel_triangles(
+    n_mels: int,  # bands M, ≥ 1
+    n_fft: int,  # samples in a frame
+    sr: int,  # Hz
+    low: float,  # Hz, the lower corner of the first band
+    high: float,  # Hz, the upper corner of the last, low < high ≤ sr / 2
+) -> Tensor:  # float32 (n_fft // 2 + 1, M), shared: not to be changed in place
+    "Triangles that are straight on HTK's mel scale, peak 1. Raises `ValueError` for impossible sizes and frequencies."
+    check_range("n_mels", n_mels, 1)
+    check_range("high", high, 1, sr / 2)
+    check_range("low", low, 0, high - 1)
+    edges = torch.linspace(*(1127 * math.log1p(f / 700) for f in (low, high)), n_mels + 2, dtype=torch.float64)
+    bins = 1127 * torch.log1p(torch.linspace(0, sr / 2, n_fft // 2 + 1, dtype=torch.float64) / 700)[:, None]
+    up, down = (bins - edges[:-2]) / edges.diff()[:-1], (edges[2:] - bins) / edges.diff()[1:]
+    weights = torch.minimum(up, down).clamp(min=0)
     weights[0] = 0
     return weights.float()
 
@@ -71,122 +107,209 @@ def mel_triangles(n_mels: int, n_fft: int, sr: int, low: float, high: float) -> 
 def encoder_mel(
     x: Tensor,  # samples (B, S)
     sr: int = 16000,  # Hz
-    n_fft: int = 2048,
-    hop: int = 512,
-    n_mels: int = 229,
-    center: bool = False,
-    compat: bool = False,
-) -> Tensor:  # (B, ⌈S / hop⌉, n_mels)
-    "Log-mel spectrogram of the encoders"
-    x = _check_audio("x", x)
+    n_fft: int = 2048,  # samples in a frame
+    hop: int = 512,  # samples from frame to frame
+    n_mels: int = 229,  # bands M from 0 to sr / 2
+    center: bool = False,  # frame t is centred on sample t · hop; False: it begins there
+    compat: bool = False,  # logarithm as the original's: no floor for what is tiny
+) -> Tensor:  # natural logarithm of magnitudes (B, ⌈S / hop⌉, M), at least ln 1e-5
+    "Log-mel spectrogram. Raises `ValueError` for what is not (B, S), empty or not finite."
+    check_range("hop", hop, 1)
+    x, weights = _check_audio("x", x), mel_triangles(n_mels, n_fft, sr, 0.0, sr / 2)
     frames = _frames(x, n_fft, hop, -(-x.shape[1] // hop), n_fft // 2 if center else 0)
-    weights = mel_triangles(n_mels, n_fft, sr, 0.0, sr / 2).to(x)
-    return safe_log(_spectrum(frames).abs() @ weights, compat=compat)
+    mel = _some_at_a_time(frames, lambda part: _times(_spectrum(part).abs(), weights))
+    return safe_log(mel, compat=compat)
 
-# %% ../../nbs/ddsp/03_spectral.ipynb #d3138885
-def _decibels(power: Tensor, low: float) -> Tensor:
-    return (10 * power.clamp(min=10 ** (low / 10)).log10()).clamp(min=low)
-
-
-def a_weighting(frequencies: Tensor) -> Tensor:
-    "dB"
-    f = frequencies.double() ** 2
-    c = [v**2 for v in (12194.217, 20.598997, 107.65265, 737.86223)]
-    gain = c[0] * f**2 / ((f + c[0]) * (f + c[1]) * ((f + c[2]) * (f + c[3])).sqrt())
+# %% ../../nbs/ddsp/03_spectral.ipynb #8cfecd1c
+def a_weighting(
+    frequencies: Tensor,  # Hz ≥ 0
+) -> Tensor:  # dB float64, 0 at 1 kHz, at least −80
+    "The standard's curve A: how much weaker the ear hears a frequency than 1 kHz"
+    f, (a, b, c, d) = frequencies.double() ** 2, (v**2 for v in (12194.217, 20.598997, 107.65265, 737.86223))
+    gain = a * f**2 / ((f + a) * (f + b) * ((f + c) * (f + d)).sqrt())
     return (2 + 20 * gain.log10()).clamp(min=-80)
 
 
-def _centred(x: Tensor, sr: int, frame_rate: float, size: int, padding: str) -> Tensor:
+@functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _ear(n_fft: int, sr: int) -> Tensor:
+    "Weights (n_fft // 2 + 1,) that make a loudness of a power spectrum"
+    weights = 10 ** (a_weighting(torch.linspace(0, sr / 2, n_fft // 2 + 1, dtype=torch.float64)) / 10)
+    return (weights / len(weights)).float()
+
+
+def _decibels(power: Tensor, low: float) -> Tensor:
+    return 10 * power.clamp(min=10 ** (low / 10)).log10()
+
+
+def _level_frames(x: Tensor, sr: int, frame_rate: float, size: int, padding: str) -> Tensor:
+    "Frames as `loudness` and `rms_power` lay them"
     check_choice("padding", padding, ("center", "same"))
+    check_range("frame_rate", frame_rate, 1, sr)
     if sr % frame_rate:
-        raise ValueError(f"frame_rate = {frame_rate} must divide sr = {sr}")
+        raise ValueError(f"frame_rate = {frame_rate} must be a divisor of sr = {sr}")
     hop, samples = int(sr // frame_rate), x.shape[1]
     if padding == "center":
         return _frames(x, size, hop, samples // hop + 1, size // 2)
     count = -(-samples // hop)
     return _frames(x, size, hop, count, max(0, (count - 1) * hop + size - samples) // 2)
 
-
+# %% ../../nbs/ddsp/03_spectral.ipynb #8a19436f
 def loudness(
     x: Tensor,  # samples (B, S)
     sr: int = 16000,  # Hz
-    frame_rate: float = 250,  # Hz
-    n_fft: int = 512,
-    padding: str = "center",
-    low: float = -80.0,  # dB
+    frame_rate: float = 250,  # frames a second, a divisor of sr
+    n_fft: int = 512,  # samples in a frame
+    padding: str = "center",  # T = 1 + ⌊S / hop⌋; "same": T = ⌈S / hop⌉
+    low: float = -80.0,  # dB, the least
 ) -> Tensor:  # dB (B, T)
-    "A-weighted loudness"
-    x = _check_audio("x", x)
-    power = _spectrum(_centred(x, sr, frame_rate, n_fft, padding)).abs() ** 2
-    weights = 10 ** (a_weighting(torch.linspace(0, sr / 2, n_fft // 2 + 1)) / 10) / (n_fft // 2 + 1)
-    return _decibels(power @ weights.to(x), low)
+    "A-weighted loudness. Raises `ValueError` for impossible rates and an unknown padding."
+    frames = _level_frames(_check_audio("x", x), sr, frame_rate, n_fft, padding)
+    return _decibels(_some_at_a_time(frames, lambda part: _times(_power(_spectrum(part)), _ear(n_fft, sr))), low)
 
 
 def rms_power(
     x: Tensor,  # samples (B, S)
     sr: int = 16000,  # Hz
-    frame_rate: float = 250,  # Hz
-    frame_size: int = 512,
-    padding: str = "center",
-    low: float = -80.0,  # dB
+    frame_rate: float = 250,  # frames a second, a divisor of sr
+    frame_size: int = 512,  # samples in a frame
+    padding: str = "center",  # T = 1 + ⌊S / hop⌋; "same": T = ⌈S / hop⌉
+    low: float = -80.0,  # dB, the least
 ) -> Tensor:  # dB (B, T)
-    "Power"
-    x = _check_audio("x", x)
-    return _decibels(_centred(x, sr, frame_rate, frame_size, padding).square().mean(-1), low)
+    "Power in decibels. Raises `ValueError` for impossible rates and an unknown padding."
+    frames = _level_frames(_check_audio("x", x), sr, frame_rate, frame_size, padding)
+    return _decibels(_some_at_a_time(frames, lambda part: part.square().mean(-1)), low)
 
-
+# %% ../../nbs/ddsp/03_spectral.ipynb #d9d59db3
 def mfcc(
     x: Tensor,  # samples (B, S)
     sr: int = 16000,  # Hz
-    size: int = 1024,
-    overlap: float = 0.75,
-    n_mels: int = 128,
-    n_mfcc: int = 13,
-    low: float = 20.0,
-    high: float = 8000.0,
-    compat: bool = False,
-) -> Tensor:  # (B, T, n_mfcc)
-    "Mel-frequency cepstral coefficients"
-    mel = safe_log(magnitudes(x, size, overlap) @ mel_triangles(n_mels, size, sr, low, high).to(x), compat=compat)
-    m = torch.arange(n_mels).double()
-    basis = math.sqrt(2 / n_mels) * torch.cos(math.pi / n_mels * torch.outer(m + 0.5, torch.arange(n_mfcc).double()))
-    return mel @ basis.to(mel)
+    size: int = 1024,  # samples in a frame
+    overlap: float = 0.75,  # part of a frame that belongs to the next one too
+    n_mels: int = 128,  # bands
+    n_mfcc: int = 13,  # coefficients, at most n_mels
+    low: float = 20.0,  # Hz
+    high: float = 8000.0,  # Hz
+    compat: bool = False,  # logarithm as the original's: no floor for what is tiny
+) -> Tensor:  # (B, ⌈S / hop⌉, n_mfcc)
+    "Mel-frequency cepstral coefficients. Raises `ValueError` for impossible sizes and frequencies."
+    check_range("n_mfcc", n_mfcc, 1, n_mels)
+    mel = safe_log(_times(magnitudes(x, size, overlap), mel_triangles(n_mels, size, sr, low, high)), compat=compat)
+    place, order = torch.arange(n_mels, device=x.device) + 0.5, torch.arange(n_mfcc, device=x.device)
+    return _times(mel, math.sqrt(2 / n_mels) * torch.cos(math.pi / n_mels * torch.outer(place, order)))
 
-# %% ../../nbs/ddsp/03_spectral.ipynb #f77c8066
-SIZES = (2048, 1024, 512, 256, 128, 64)
+# %% ../../nbs/ddsp/03_spectral.ipynb #a18da3f2
+SIZES = (2048, 1024, 512, 256, 128, 64)  # samples
+_FLOOR = 1e-5  # of a magnitude whose logarithm is taken
 
 
+def _compare(
+    power: Tensor, target: Tensor, mag_weight: float, logmag_weight: float, slope: bool
+) -> tuple[Tensor, Tensor]:
+    "Sum of weighted differences of magnitudes and of their logarithms, and, if `slope`, what the spectrum is to be multiplied with"
+    size, floored = power.sqrt(), power.clamp(min=_FLOOR**2)
+    gap = size - target.sqrt()
+    logs = (target.clamp(min=_FLOOR**2) / floored).log_().abs_().sum() / 2
+    distance = mag_weight * gap.abs().sum() + logmag_weight * logs
+    if not slope:
+        return distance, gap
+    steep = floored.reciprocal_().mul_(logmag_weight).masked_fill_(power < _FLOOR**2, 0)
+    return distance, steep.add_(size.clamp_(min=1e-15).reciprocal_(), alpha=mag_weight).mul_(gap.sign_())
+
+
+class _ScaleDistance(torch.autograd.Function):
+    "Weighted distance of magnitudes and log magnitudes at one size of frame; its gradient comes with it"
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, audio: Tensor, size: int, mag_weight: float, logmag_weight: float) -> Tensor:
+        hop, slope = size // 4, ctx.needs_input_grad[1]
+        (batch, samples), count = audio.shape, -(-audio.shape[1] // hop)
+        bins, step = batch * count * (size // 2 + 1), max(1, _PIECE // (batch * size))
+        weights = mag_weight / bins, logmag_weight / bins
+        gradient, total = audio.new_zeros(batch, count + 3, hop), audio.new_zeros(())
+        pieces = (_frames(v, size, hop, count).split(step, 1) for v in (target, audio))
+        for n, (theirs, ours) in enumerate(zip(*pieces, strict=True)):
+            spectrum = _spectrum(ours)
+            distance, steep = _compare(_power(spectrum), _power(_spectrum(theirs)), *weights, slope)
+            total += distance
+            if slope:
+                _add_adjoint(spectrum.mul_(steep), gradient[:, n * step :])
+        ctx.save_for_backward(gradient.flatten(1)[:, :samples])
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Any, ...]:
+        return None, slope * ctx.saved_tensors[0], None, None, None
+
+
+def _add_adjoint(spectrum: Tensor, rows: Tensor) -> None:
+    "Add to rows of samples (B, ≥ t + 3, hop) what the gradient of spectra (B, t, bins) is to them"
+    hop = rows.shape[2]
+    spectrum[..., 1:-1] *= 0.5  # a real transform gives each of these bins once and means it twice
+    frames = torch.fft.irfft(spectrum, 4 * hop, norm="forward")
+    frames *= _window(4 * hop, frames.dtype, str(frames.device))
+    for j in range(4):
+        rows[:, j : j + frames.shape[1]] += frames[..., j * hop : (j + 1) * hop]
+
+# %% ../../nbs/ddsp/03_spectral.ipynb #280e462d
+def _apart(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    "The way to compare two arrays (..., n)"
+    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "L1": lambda a, b: (a - b).abs().mean(),
+        "L2": lambda a, b: (a - b).square().mean(),
+        "cosine": lambda a, b: 1 - F.cosine_similarity(a, b, dim=-1).mean(),
+    }
+    return ways[check_choice("kind", kind, ways)]
+
+
+def _views(x: Tensor, size: int, weights: dict[str, float], compat: bool) -> dict[str, Tensor]:
+    "What is compared at one size of frame"
+    spectra = magnitudes(x, size)
+    views: dict[str, Callable[[], Tensor]] = {
+        "mag": lambda: spectra,
+        "logmag": lambda: safe_log(spectra, _FLOOR, compat),
+        "delta_time": lambda: spectra.diff(dim=1),
+        "delta_freq": lambda: spectra.diff(dim=2),
+        "cumsum_freq": lambda: spectra.cumsum(2),
+    }
+    return {
+        name: view() for name, view in views.items() if weights[name] and (name != "delta_time" or len(spectra[0]) > 1)
+    }
+
+# %% ../../nbs/ddsp/03_spectral.ipynb #e47472f7
 def spectral_distance(
     target: Tensor,  # samples (B, S)
-    audio: Tensor,  # samples (B, S)
-    sizes: tuple[int, ...] = SIZES,
-    mag_weight: float = 1.0,
-    logmag_weight: float = 1.0,
+    audio: Tensor,  # samples (B, S), usually what is learned
+    sizes: Sequence[int] = SIZES,  # samples in a frame, multiples of 4
+    mag_weight: float = 1.0,  # of magnitudes
+    logmag_weight: float = 1.0,  # of their logarithms
     *,
-    delta_time_weight: float = 0.0,
-    delta_freq_weight: float = 0.0,
-    cumsum_freq_weight: float = 0.0,
-    loudness_weight: float = 0.0,
-    kind: str = "L1",
-    compat: bool = False,
-) -> Tensor:  # scalar
-    "Multi-scale spectral distance"
-
-    def apart(a: Tensor, b: Tensor) -> Tensor:
-        return (a - b).abs().mean() if kind == "L1" else (a - b).square().mean()
-
+    delta_time_weight: float = 0.0,  # of differences from frame to frame
+    delta_freq_weight: float = 0.0,  # of differences from bin to bin
+    cumsum_freq_weight: float = 0.0,  # of sums from 0 Hz to each bin
+    loudness_weight: float = 0.0,  # of `loudness` in frames of 2048 samples
+    kind: str = "L1",  # mean of differences; "L2": of their squares; "cosine": 1 − cosine of the angle over frequency
+    compat: bool = False,  # logarithms without a floor for what is tiny, as the original's
+    sr: int = 16000,  # Hz, for loudness
+) -> Tensor:  # scalar ≥ 0
+    "Multi-scale spectral distance of two sounds. Raises `ValueError` for different shapes, bad sizes and an unknown kind."
+    target, audio, apart = _check_audio("target", target), _check_audio("audio", audio), _apart(kind)
+    if target.shape != audio.shape or target.dtype != audio.dtype:
+        raise ValueError(
+            f"target is {tuple(target.shape)} {target.dtype} and audio {tuple(audio.shape)} {audio.dtype}; they must be alike"
+        )
+    if not sizes or any(size < 4 or size % 4 for size in sizes):
+        raise ValueError(f"sizes = {sizes} must be multiples of 4, at least one")
+    extra = dict(delta_time=delta_time_weight, delta_freq=delta_freq_weight, cumsum_freq=cumsum_freq_weight)
+    weights = dict(mag=mag_weight, logmag=logmag_weight, **extra)
     total = audio.new_zeros(())
-    for size in sizes:
-        t, v = magnitudes(target, size), magnitudes(audio, size)
-        total = total + mag_weight * apart(t, v)
-        if logmag_weight:
-            total = total + logmag_weight * apart(safe_log(t, compat=compat), safe_log(v, compat=compat))
-        if delta_time_weight:
-            total = total + delta_time_weight * apart(t.diff(dim=1), v.diff(dim=1))
-        if delta_freq_weight:
-            total = total + delta_freq_weight * apart(t.diff(dim=2), v.diff(dim=2))
-        if cumsum_freq_weight:
-            total = total + cumsum_freq_weight * apart(t.cumsum(2), v.cumsum(2))
     if loudness_weight:
-        total = total + loudness_weight * apart(loudness(target, n_fft=2048), loudness(audio, n_fft=2048))
+        total = total + loudness_weight * apart(*(loudness(v, sr, n_fft=2048) for v in (target, audio)))
+    if kind == "L1" and not compat and not any(extra.values()) and not target.requires_grad:
+        scales = [_ScaleDistance.apply(target, audio, size, mag_weight, logmag_weight) for size in sizes]
+        return total + torch.stack(scales).sum()
+    for size in sizes:
+        ours, theirs = _views(audio, size, weights, compat), _views(target, size, weights, compat)
+        total = total + sum(weights[name] * apart(theirs[name], ours[name]) for name in ours)
     return total
