@@ -8,8 +8,8 @@ __all__ = ['STAGES', 'RECIPES', 'RANGES', 'LENGTHS', 'CHOICES', 'FLOOR', 'ATTEMP
            'some_clips', 'as_estimates', 'world_share', 'decibel_loss', 'pick_frames', 'played_terms', 'agreement_term',
            'known_terms', 'kde_options', 'level_term', 'pitch_term', 'inverse_terms', 'pitch_scores', 'val_notes',
            'baseline_pitch', 'baseline_scores', 'Watched', 'watch_clips', 'InverseTraining', 'draw', 'score_notes',
-           'score_watched', 'begin_with', 'voicing_threshold', 'config_from', 'find_tracks', 'open_training',
-           'fit_options', 'launch', 'train_folder', 'main']
+           'score_watched', 'begin_with', 'voicing_threshold', 'choose_threshold', 'config_from', 'find_tracks',
+           'open_training', 'fit_options', 'launch', 'train_folder', 'main']
 
 # %% ../../nbs/ddsp/09_train.ipynb #cd69d5f3
 import dataclasses
@@ -33,6 +33,7 @@ from ..core.cache import ArrayCache, cache_key
 from ..core.checks import check_choice, check_range
 from ..core.compute import Ahead, map_threads, seed_step
 from ..core.tracks import Dataset, Track, labels_at, load_dataset
+from .inverse import InverseSynth
 from mirkit.ddsp.losses import (
     harmonic_control_loss,
     kde_consistency,
@@ -645,7 +646,7 @@ class InverseTraining(L.LightningModule):
         "Accuracies and errors on the validation clips, each process looking at some of them"
         used, rank, world = self.used.eval(), self.global_rank, self.trainer.world_size
         first, end = (self.val_clips * (rank + i) // world for i in (0, 1))
-        found = score_notes(used, self.config, first, end - first, self.val_frames)[0]
+        found = score_notes(used, self.config, first, end - first, self.val_frames)
         sums = {"notes": found, "real": score_watched(used, self.watched, rank, world)}
         self.net.train()
         rows = {name: torch.cat([x.nansum(0), (~x[:, 0].isnan()).sum()[None]]) for name, x in sums.items()}
@@ -698,15 +699,14 @@ def score_notes(
     count: int,
     n_frames: int = 0,
     batch: int = 16,
-) -> tuple[Tensor, Tensor, Tensor]:  # (n, 3) as `pitch_scores`; harm_amp (n, T); bool (n, T): voiced
+) -> Tensor:  # (n, 3) as `pitch_scores`
     "A network on validation clips"
     device, rows = next(net.parameters()).device, []
     for i in range(first, first + count, batch):
         notes, audio = val_notes(config, i, min(batch, first + count - i), n_frames)
-        e, voiced = net(audio.to(device)), notes.voiced[..., 0]
-        rows.append((pitch_scores(e.f0[..., 0].cpu(), notes.f0_hz[..., 0], voiced), e.harm_amp[..., 0].cpu(), voiced))
-    empty = torch.zeros(0, 3), torch.zeros(0, 1), torch.zeros(0, 1, dtype=torch.bool)
-    return tuple(map(torch.cat, zip(*rows, strict=True))) if rows else empty  # type: ignore[return-value]
+        f0 = net(audio.to(device)).f0[..., 0].cpu()
+        rows.append(pitch_scores(f0, notes.f0_hz[..., 0], notes.voiced[..., 0]))
+    return torch.cat(rows) if rows else torch.zeros(0, 3)
 
 
 @torch.no_grad()
@@ -733,15 +733,22 @@ def begin_with(net: InverseNet, start: InverseNet) -> None:
 
 
 def voicing_threshold(
-    amplitude: Tensor,  # any shape: harm_amp
-    voiced: Tensor,  # bool, the same shape
-) -> tuple[float, float]:  # amplitude; share of right decisions there, 0…1
-    "The amplitude that tells notes from rests best, in steps of 1 dB"
-    candidates = 10 ** (torch.arange(-80, 1) / 20)
-    right = torch.stack([((amplitude >= t) == voiced).float().mean() for t in candidates])
-    best = (right >= right.max() - 1e-6).nonzero()
-    chosen = int(best[len(best) // 2])
-    return round(float(candidates[chosen]), 6), float(right[chosen])
+    confidence: np.ndarray,  # 0…1, any shape
+    voiced: np.ndarray,  # bool, the same shape
+) -> tuple[float, float]:  # confidence; share of right decisions there, 0…1
+    "The confidence that tells notes from rests best; of several, the middle one"
+    candidates = np.arange(1, 100) / 100
+    right = np.array([np.mean((confidence >= t) == voiced) for t in candidates])
+    best = np.flatnonzero(right >= right.max() - 1e-9)
+    return float(candidates[best[len(best) // 2]]), float(right.max())
+
+
+def choose_threshold(net: InverseNet, config: TrainConfig, count: int, n_frames: int = 0) -> tuple[float, float]:
+    "`voicing_threshold` on validation clips, of the confidence that an `InverseSynth` gives"
+    synth, c = InverseSynth(net), config.net_config
+    notes, audio = val_notes(config, 0, count, n_frames)
+    confidence = np.stack([synth(x.numpy(), c.sr).confidence for x in audio])
+    return voicing_threshold(confidence, notes.voiced[..., 0].numpy())
 
 # %% ../../nbs/ddsp/09_train.ipynb #0581dce5
 def config_from(values: Mapping[str, Any]) -> TrainConfig:
