@@ -138,8 +138,9 @@ def _data(args: argparse.Namespace) -> int:
 # %% ../nbs/90_cli.ipynb #8cd22b58
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("name", help="maestro (-v1 -v2 -v3), maps, asap, a folder of sounds with MIDI files, or a table .csv")
-    add("-o", "--output", required=True, metavar="DIR", help="where to write the files")
+    text = "maestro (-v1 -v2 -v3), maps, asap, a folder of sounds with MIDI files, or a table .csv; or notes: synthetic ones"
+    add("name", help=text)
+    add("-o", "--output", metavar="DIR", help="where to write the files (default for notes: notes in the data folder)")
     add("--root", metavar="DIR", help="where the data set lies (default: the setting data_path)")
     add("--files", nargs="+", metavar="ID", help="only these recordings, by their names without suffix")
     add("--jobs", type=int, default=1, help="processes (default: 1)")
@@ -151,6 +152,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="make everything anew")
     _add_choosing(parser.add_argument_group("which recordings").add_argument)
     _add_spectrum(parser.add_argument_group("spectrograms and rolls").add_argument)
+    _add_notes(parser.add_argument_group("synthetic notes").add_argument)
 
 
 def _add_short(add: Callable) -> None:
@@ -168,7 +170,7 @@ def _add_choosing(add: Callable) -> None:
     add("--instruments", nargs="+", metavar="NAME", help="of MAPS, as ENSTDkAm")
     add("--categories", nargs="+", metavar="NAME", help="of MAPS: ISOL MUS RAND UCHO")
     add("--redundancy", type=int, metavar="N", help="of MAPS: pieces on several pianos: 0 all, 1 one of them, 2 none")
-    add("--seed", type=int, metavar="N", help="of MAPS: draws that one")
+    add("--seed", type=int, metavar="N", help="of MAPS: draws that one; of notes: draws them (42)")
     add("--split-by", metavar="WAY", help="of MAPS: piece (the default), or piano: real ones are tested")
     add("--audio", metavar="DIR", help="of ASAP: folder of rendered sounds")
     text = "play what is notes only, as ASAP, with this soundfont: FluidR3, another that is known, or a file .sf2; needs fluidsynth"
@@ -197,6 +199,9 @@ def _prepare(args: argparse.Namespace) -> int:
     from mirkit.lab.batch import map_files
     from mirkit.piano.store import PrepareError, StoreConfig, prepare_data
 
+    _check_prepare(args)
+    if args.name == "notes":
+        return _prepare_notes(args)
     chosen = ("missing", "splits", "years", "instruments", "categories", "redundancy", "seed", "split_by", "audio")
     numbers = {f: v for f in StoreConfig.__dataclass_fields__ if (v := getattr(args, f)) is not None}
     how = {k: getattr(args, k) for k in ("files", "device", "short", "skip_failed", "repair", "force", "soundfont")}
@@ -212,6 +217,43 @@ def _prepare(args: argparse.Namespace) -> int:
     if len(result.warnings) > 20:
         print(f"mirkit: … and {len(result.warnings) - 20} more warnings", file=sys.stderr)
     print(result)
+    return 0
+
+# %% ../nbs/90_cli.ipynb #ed44d943
+def _add_notes(add: Callable) -> None:
+    add("--count", type=int, metavar="N", help="examples of four seconds, 42 kB each, as 10_000_000")
+    add("--shards", type=int, metavar="N", help="folders that they are spread over (default: 10 000 examples in each)")
+    add("--ranges", metavar="NAME", help="that notes are drawn from: paper (the default) or voice")
+
+
+def _check_prepare(args: argparse.Namespace) -> None:
+    "`ValueError` for options of the other kind of data, and when it is not said where to write"
+    parser = argparse.ArgumentParser()
+    _add_prepare(parser)
+    usual, words = parser.parse_args(["-"]), {a.dest: a.option_strings[-1] for a in parser._actions if a.option_strings}
+    given = {name for name in words if name != "help" and getattr(args, name) != getattr(usual, name)}
+    own, shared = {"count", "shards", "ranges"}, {"output", "jobs", "scheduler", "repair", "seed"}
+    if wrong := given - own - shared if args.name == "notes" else given & own:
+        kind = "recordings, not of notes" if args.name == "notes" else "notes, not of recordings"
+        raise ValueError(f"{' '.join(sorted(words[name] for name in wrong))}: of {kind}")
+    if args.name != "notes" and not args.output:
+        raise ValueError("-o DIR is needed: where to write the files")
+
+
+def _prepare_notes(args: argparse.Namespace) -> int:
+    from mirkit.ddsp.notes import NoteRange
+    from mirkit.ddsp.shards import PrepareError, prepare_notes
+    from mirkit.lab.batch import map_files
+
+    run = functools.partial(map_files, jobs=args.jobs, scheduler=args.scheduler, progress="preparing")
+    ranges = NoteRange.preset(args.ranges) if args.ranges else None
+    folder = args.output or load_settings().data_path / "notes"
+    how = {"ranges": ranges, "repair": args.repair, "run": run, "tell": functools.partial(print, flush=True)}
+    try:
+        print(prepare_notes(folder, args.count, args.shards, args.seed, **how))
+    except PrepareError as e:
+        print(f"mirkit: {e}", file=sys.stderr)
+        return 1
     return 0
 
 # %% ../nbs/90_cli.ipynb #6a5ca828

@@ -158,7 +158,7 @@ def write_shard(
 def _put(draft: Path, place: Path, plan: ShardPlan, k: int) -> None:
     "Rename a finished draft; what is damaged at its place goes, what is whole stays"
     if place.exists():
-        if not shard_problem(place.parent, plan, k):
+        if not shard_problem(place.parent, plan, k, thorough=True):
             return
         old = place.with_name(f"{DRAFT}{place.name}-{secrets.token_hex(8)}")
         os.replace(place, old)
