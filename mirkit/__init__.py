@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mirkit.api import key_files, piano_files, track_files
+    from mirkit.api import key_files, piano_files, resynth, resynth_files, track_files
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
@@ -30,6 +30,8 @@ _HOMES = {
     "piano_files": "mirkit.api",
     "PitchTrack": "mirkit.core.results",
     "PitchTracker": "mirkit.pitch.tracker",
+    "resynth": "mirkit.api",
+    "resynth_files": "mirkit.api",
     "track_files": "mirkit.api",
     "track_pitch": "mirkit.pitch.tracker",
     "transcribe": "mirkit.piano.transcriber",
@@ -46,6 +48,8 @@ __all__ = [
     "load",
     "load_dataset",
     "piano_files",
+    "resynth",
+    "resynth_files",
     "track_files",
     "track_pitch",
     "transcribe",
