@@ -11,6 +11,7 @@ from mir_eval import melody
 from runs import validate
 
 from mirkit.core.audio import load, save_audio
+from mirkit.core.results import PitchTrack
 from mirkit.lab.run import run_notebook
 from mirkit.pitch.config import make_config
 from mirkit.pitch.evaluate import mix, pyin_track
@@ -122,6 +123,34 @@ def test_peers_are_scored_at_their_own_thresholds(songs, settings, monkeypatch):
     assert all(abs(peer[k] - baseline[k]) < 4 for k in peer)
     assert result.metrics["pyin/songs/clean/threshold"] == PEERS["pyin"].threshold
     assert "50–2000 Hz; no training" in (result.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_inverse_synthesisers_are_scored_beside_trackers(songs, settings, tmp_path):
+    "A network that has learnt nothing: its frames lie 32 ms apart, between them a straight line in MIDI"
+    from mirkit.ddsp.inverse import InverseSynth
+    from mirkit.ddsp.nets import InverseConfig, InverseNet, save_inverse
+
+    torch.manual_seed(0)
+    net, about = InverseNet(InverseConfig.preset("ci")), {"data": str(songs), "held_out": ["bert"], "threshold": 0.31}
+    file = save_inverse(tmp_path / "inv.safetensors", net, about)
+    values = {
+        "models": [str(file)],
+        "data": [str(songs)],
+        "conditions": ["clean"],
+        "threshold": THRESHOLD,
+        "examples": 1,
+    }
+    result = run_notebook(NOTEBOOK, values)
+    assert result.ok, result.error
+    synth, answers = InverseSynth.from_pretrained(file), {}
+    assert synth.threshold == 0.31
+    for name, channel in (("solo", "mix"), ("duet", "left")):
+        x, sr = load(songs / f"{name}.wav", channel=channel)
+        track, times = synth(x, sr), np.arange(101) * 0.02
+        hz, confidence = (np.interp(times, track.time, v) for v in (track.pitch, track.confidence))
+        answers[name] = PitchTrack(times, 440 * 2 ** ((hz - 69) / 12), confidence)
+    for name, value in by_hand(songs, answers).items():
+        assert result.metrics[f"inv/songs/clean/{name}"] == pytest.approx(value, abs=0.01), name
 
 
 @pytest.mark.parametrize(

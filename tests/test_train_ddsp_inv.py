@@ -21,7 +21,14 @@ CHECKED, TRAINED = '"start_hash"', "history = pd.DataFrame"  # the cells before 
 
 TINY = {"n_frames": 16, "n_harmonics": 12, "n_noise": 17, "depth": 16, "stem": 4, "channels": 2, "neck": 16}
 TINY |= {"hidden": 16, "rnn": 16, "n_mels": 40}
-GIVEN = {"config": {"net": TINY}, "batch_size": 4, "steps": 4, "steps_per_epoch": 2, "val_clips": 4, "baseline_clips": 2}
+GIVEN = {
+    "config": {"net": TINY},
+    "batch_size": 4,
+    "steps": 4,
+    "steps_per_epoch": 2,
+    "val_clips": 4,
+    "baseline_clips": 2,
+}
 GIVEN |= {"examples": 1, "watch": 3, "device": "cpu", "seed": 0}
 
 play = functools.partial(runs.play, CELLS)
@@ -52,7 +59,9 @@ def own(place) -> Path:
         f0 = 200 * (i + 1) * 1.2**t
         x = sum(np.sin(2 * np.pi * k * np.cumsum(f0) / 16000) / k for k in (1, 2, 3))
         save_audio(folder / f"{i}.wav", (0.1 * x).astype(np.float32), 16000)
-        (folder / f"{i}.csv").write_text("".join(f"{s:.6f},{f:.6f}\n" for s, f in zip(t[::320], f0[::320], strict=True)))
+        (folder / f"{i}.csv").write_text(
+            "".join(f"{s:.6f},{f:.6f}\n" for s, f in zip(t[::320], f0[::320], strict=True))
+        )
         rows.append(f"{i}.wav,{f'{i}.csv' if label else ''},,{label or 'c'}")
     (folder / "bad.wav").write_bytes(b"no sound")
     (folder / "tracks.csv").write_text("\n".join([*rows, "bad.wav,,,d"]) + "\n")
@@ -69,7 +78,14 @@ def test_a_run_leaves_everything_behind(whole):
     folder = whole["folder"]
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     models = {f"checkpoints/{name}" for name in ("model.safetensors", "README.md", "last.ckpt", "best.ckpt")}
-    assert files == models | {"report.html", "metrics.json", "config.json", "history.csv", "control.json", "status.json"}
+    assert files == models | {
+        "report.html",
+        "metrics.json",
+        "config.json",
+        "history.csv",
+        "control.json",
+        "status.json",
+    }
     rows = history(folder)
     assert [row["step"] for row in rows] == [2, 4] and {"train/loss", "train/f0", "RPA", "RCA"} <= rows[-1].keys()
     metrics = strict_json(folder / "metrics.json")

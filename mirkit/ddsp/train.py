@@ -41,7 +41,7 @@ from mirkit.ddsp.losses import (
     noise_control_loss,
     pitch_choice_loss,
 )
-from .nets import PRESETS, Estimates, InverseConfig, InverseNet, load_inverse, save_inverse
+from .nets import PRESETS, Estimates, InverseConfig, InverseNet, load_inverse
 from .noise import filtered_noise
 from .notes import NoteBatch, NoteRange, synthetic_notes
 from .scales import midi_of
@@ -127,7 +127,9 @@ class TrainConfig:
     @property
     def note_ranges(self) -> NoteRange:
         "What its notes are drawn from"
-        return NoteRange.preset(self.ranges, **{k: tuple(v) if isinstance(v, list) else v for k, v in self.notes.items()})
+        return NoteRange.preset(
+            self.ranges, **{k: tuple(v) if isinstance(v, list) else v for k, v in self.notes.items()}
+        )
 
     @property
     def plays(self) -> bool:
@@ -151,12 +153,41 @@ _SHORT |= {"schedule": "cosine", "learning_rate": 1e-3, "ramp": 1000, "least_rat
 _SHORT |= {"kde_begin": 2.0, "kde_anneal": 0.2, "masked_means": True}
 _LATER: dict[str, Any] = {**_TUNED, "kde_begin": 0.1, "kde_anneal": 0.0, "learning_rate": 3e-4}
 _ANCHORED: dict[str, Any] = {"preset": "tiny", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (9.9, 10.0, 0.0)}
-_ANCHORED |= {"agreement": (0.0, 0.0, 0.0), "level": 0.3, "noise": 10.0, "log_noise": 0.3, "harm_amp": 1.0, "harm_dist": 90.0}
-_ANCHORED |= {"kde_limit": 50.0, "f0_limit": 12.0, "f0": 0.1, "salience": 1.0, "kde_begin": 1.0, "kde_anneal": 0.2, "kde_frames": 24, "masked_means": True}
-_ANCHORED |= {"schedule": "cosine", "learning_rate": 3e-3, "ramp": 100, "least_rate": 6e-5, "betas": (0.9, 0.98), "eps": 1e-8}
+_ANCHORED |= {
+    "agreement": (0.0, 0.0, 0.0),
+    "level": 0.3,
+    "noise": 10.0,
+    "log_noise": 0.3,
+    "harm_amp": 1.0,
+    "harm_dist": 90.0,
+}
+_ANCHORED |= {
+    "kde_limit": 50.0,
+    "f0_limit": 12.0,
+    "f0": 0.1,
+    "salience": 1.0,
+    "kde_begin": 1.0,
+    "kde_anneal": 0.2,
+    "kde_frames": 24,
+    "masked_means": True,
+}
+_ANCHORED |= {
+    "schedule": "cosine",
+    "learning_rate": 3e-3,
+    "ramp": 100,
+    "least_rate": 6e-5,
+    "betas": (0.9, 0.98),
+    "eps": 1e-8,
+}
 _ANCHORED |= {"weight_decay": 0.01, "average": 0.998}
 _AT_HOME: dict[str, Any] = {"batch_size": 6, "spectral_mag": 0.1, "spectral_logmag": 0.1, "agreement": (9.9, 0.0, 0.0)}
-_AT_HOME |= {"agreement_scale": 0.2, "agreement_level": 1e-3, "real_gain": (-20.0, 0.0), "kde_begin": 0.1, "kde_anneal": 0.0}
+_AT_HOME |= {
+    "agreement_scale": 0.2,
+    "agreement_level": 1e-3,
+    "real_gain": (-20.0, 0.0),
+    "kde_begin": 0.1,
+    "kde_anneal": 0.0,
+}
 _AT_HOME |= {"learning_rate": 5e-4, "ramp": 20, "least_rate": 1e-5, "average": 0.99}
 RECIPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # pretraining, and what fine-tuning changes
     "paper": ({}, {**_TUNED, "begun": 1_200_000}),
@@ -433,7 +464,9 @@ def known_terms(
 
 def kde_options(config: TrainConfig, weights: tuple[float, float, float]) -> dict[str, float]:
     "Of `kde_consistency`"
-    return {"limit": config.kde_limit or math.inf} | dict(zip(("weight_a", "weight_b", "weight_mean"), weights, strict=True))
+    return {"limit": config.kde_limit or math.inf} | dict(
+        zip(("weight_a", "weight_b", "weight_mean"), weights, strict=True)
+    )
 
 
 def level_term(e: Estimates, notes: NoteBatch, share: Any) -> Tensor:
@@ -501,7 +534,13 @@ def baseline_pitch(
     import librosa
 
     x, frames = np.asarray(audio, np.float64), len(audio) // hop
-    how: dict[str, Any] = {"fmin": 30.0, "fmax": 1200.0, "sr": sr, "hop_length": hop, "frame_length": 2048 * sr // 16000}
+    how: dict[str, Any] = {
+        "fmin": 30.0,
+        "fmax": 1200.0,
+        "sr": sr,
+        "hop_length": hop,
+        "frame_length": 2048 * sr // 16000,
+    }
     f0, voiced, _ = librosa.pyin(x, fill_na=None, **how)
     return np.stack([librosa.yin(x, **how), f0, np.where(voiced, f0, 0.0)])[:, :frames].astype(np.float32)
 
@@ -575,7 +614,9 @@ class InverseTraining(L.LightningModule):
         self.net = InverseNet(config.net_config)
         if start is not None:
             begin_with(self.net, start)
-        self.averaged = AveragedModel(self.net, avg_fn=_following(config.average), use_buffers=True) if config.average else None
+        self.averaged = (
+            AveragedModel(self.net, avg_fn=_following(config.average), use_buffers=True) if config.average else None
+        )
         if self.averaged is not None:
             self.averaged.requires_grad_(False)
         self.clips, self.watched, self.val_clips, self.val_frames = clips, watched, val_clips, val_frames
@@ -650,8 +691,16 @@ class InverseTraining(L.LightningModule):
         sums = {"notes": found, "real": score_watched(used, self.watched, rank, world)}
         self.net.train()
         rows = {name: torch.cat([x.nansum(0), (~x[:, 0].isnan()).sum()[None]]) for name, x in sums.items()}
-        rows = {name: self.trainer.strategy.reduce(x.to(self.device), reduce_op="sum").cpu() for name, x in rows.items()}
-        named = {"RPA": ("notes", 0), "RCA": ("notes", 1), "f0_error": ("notes", 2), "real_RPA": ("real", 0), "real_RCA": ("real", 1)}
+        rows = {
+            name: self.trainer.strategy.reduce(x.to(self.device), reduce_op="sum").cpu() for name, x in rows.items()
+        }
+        named = {
+            "RPA": ("notes", 0),
+            "RCA": ("notes", 1),
+            "f0_error": ("notes", 2),
+            "real_RPA": ("real", 0),
+            "real_RCA": ("real", 1),
+        }
         return {k: float(rows[part][i] / rows[part][3]) for k, (part, i) in named.items() if rows[part][3]}
 
 
@@ -727,7 +776,8 @@ def begin_with(net: InverseNet, start: InverseNet) -> None:
     here, there = (dataclasses.asdict(n.config) for n in (net, start))
     if apart := {k: (there[k], v) for k, v in here.items() if there[k] != v and k != "n_frames"}:
         raise ValueError(
-            "start is another network: " + "; ".join(f"{k} = {was!r} there, {now!r} here" for k, (was, now) in apart.items())
+            "start is another network: "
+            + "; ".join(f"{k} = {was!r} there, {now!r} here" for k, (was, now) in apart.items())
         )
     net.load_state_dict(start.state_dict())
 
@@ -770,10 +820,14 @@ def open_training(settings: Mapping[str, Any], threads: int = 2) -> InverseTrain
     kept, apart = find_tracks(settings)
     clips = open_clips(kept, config.net_config, seed) if kept else None
     held = [t for t in apart if t.annotation is not None]
-    watched = watch_clips(open_clips(held, config.net_config, seed), settings["watch"], config.net_config) if held else None
+    watched = (
+        watch_clips(open_clips(held, config.net_config, seed), settings["watch"], config.net_config) if held else None
+    )
     start = load_inverse(settings["start"])[0] if settings["start"] else None
     looked = {"val_clips": settings["val_clips"], "val_frames": settings["val_frames"]}
-    module = InverseTraining(config, settings["steps"], seed, clips=clips, watched=watched, threads=threads, start=start, **looked)
+    module = InverseTraining(
+        config, settings["steps"], seed, clips=clips, watched=watched, threads=threads, start=start, **looked
+    )
     if settings["precision"] != "32-true":
         for net in {module.net, module.used}:
             net.low_precision = torch.bfloat16
