@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .core.audio import load
 from .core.checks import check_choice, check_range
 from .core.files import check_writable
 from .core.jobs import is_finished
@@ -128,7 +129,8 @@ def resynth(
     if isinstance(audio, str | Path):
         audio, sr = load(audio)
     player = make_player(how)
-    return resynth_controls(audio, sr, player, make_tracker(_listening(how, tracker)), how)
+    listen = make_tracker(_listening(how, tracker))
+    return resynth_controls(audio, sr, player, listen, how)  # type: ignore[arg-type]
 
 
 def _resynth_options(**options: Any) -> "ResynthOptions":

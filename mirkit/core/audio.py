@@ -156,7 +156,10 @@ def save_blocks(
     if not path.parent.is_dir():
         raise AudioError(f"{path}: there is no folder {path.parent}; make it first")
     try:
-        with replacing(path) as draft, _SoundFile(draft, "w", int(sr), 1, _FORMATS[format][1], format=_FORMATS[format][0]) as f:
+        with (
+            replacing(path) as draft,
+            _SoundFile(draft, "w", int(sr), 1, _FORMATS[format][1], format=_FORMATS[format][0]) as f,
+        ):
             for block in blocks:
                 if not np.isfinite(block).all():
                     raise AudioError(f"{path}: samples are NaN or infinite; mend what made them")
@@ -166,7 +169,9 @@ def save_blocks(
     except (OSError, sf.LibsndfileError) as e:
         raise AudioError(f"{path}: could not be written: {e}; is the disk full, the folder writable?") from e
     if peak > 1:
-        _warn(f"{path}: peak is {peak:.3g}, samples beyond ±1 were clipped; make it softer by {20 * math.log10(peak):.1f} dB")
+        _warn(
+            f"{path}: peak is {peak:.3g}, samples beyond ±1 were clipped; make it softer by {20 * math.log10(peak):.1f} dB"
+        )
     return path
 
 # %% ../../nbs/core/03_audio.ipynb #d5f7efdf

@@ -196,7 +196,8 @@ class DecoderStream:
     def reset(self) -> None:
         "Begin anew"
         self.synth.reset()
-        self.f0, self.state = _SOME, None
+        self.f0 = _SOME
+        self.state: Tensor | None = None
         c = self.config
         self.resampler = soxr.ResampleStream(c.sr, self.sr, 1, "float32", "HQ") if c.sr != self.sr else None
 

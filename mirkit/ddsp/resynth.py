@@ -51,7 +51,7 @@ class ResynthOptions:
     def __post_init__(self):
         if self.octave is not None and check_range("octave", self.octave, -8, 8) != int(self.octave):
             raise ValueError(f"octave = {self.octave!r} must be a whole number")
-        limits = {"semitones": (-48, 48), "loudness": (-80, 80), "autotune": (0, 1)}
+        limits: dict[str, tuple[float, float]] = {"semitones": (-48, 48), "loudness": (-80, 80), "autotune": (0, 1)}
         limits |= {"harmonics": (-np.inf, 60), "noise": (-np.inf, 60)}
         for name, (low, high) in limits.items():
             check_range(name, getattr(self, name), low, high)
@@ -225,7 +225,9 @@ def _one_job(inputs: list[str | Path], output: Path, kinds: list[str]) -> FileJo
     own = check_choice("format of the output file", output.suffix.lower().removeprefix("."), ("wav", "flac"))
     found = plan_jobs(inputs, output.parent, {})
     if len(found) != 1:
-        raise ValueError(f"output = {str(output)!r} is one file, for one recording; there are {len(found)}: name a folder")
+        raise ValueError(
+            f"output = {str(output)!r} is one file, for one recording; there are {len(found)}: name a folder"
+        )
     if found[0].source.resolve() == output.resolve():
         raise ValueError(f"output = {str(output)!r} is the recording itself, which is never overwritten")
     targets = {own: output} | {k: output.with_suffix(f".{k}") for k in kinds if k != own}
