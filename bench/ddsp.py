@@ -3,8 +3,8 @@
 CPU seconds of one thread, as another program on the machine then does not count. Oscillators: 100 harmonics of a minute of sound at 16 kHz,
 against the formula as it stands (a phase summed up for every harmonic; and the cheaper one phase, of which harmonics are multiples),
 with a fundamental that glides so that harmonics cross half the sampling rate within hops. Training: forward and backward of a decoder's and
-a pre-training's batch, and the memory that is kept between the two. Writes reports/bench/ddsp.json and ddsp.html; an error
-where a floor is missed.
+a pre-training's batch, and the memory that is kept between the two; the same for filtered noise and spectral distance. Writes
+reports/bench/ddsp.json and ddsp.html; an error where a floor is missed.
 """
 
 import argparse
@@ -20,6 +20,8 @@ from mirkit.core.files import replacing
 from mirkit.core.peer_worker import timed
 from mirkit.core.peers import PeerError, PeerProcess
 from mirkit.core.settings import load_settings
+from mirkit.ddsp.noise import filtered_noise, noise_taps
+from mirkit.ddsp.spectral import SIZES, spectral_distance
 from mirkit.lab.report import provenance
 from mirkit.signal.oscillators import harmonic_bank, oscillator_bank, sinusoid_bank
 from mirkit.signal.upsample import upsample
@@ -125,6 +127,59 @@ def training(seconds, rounds):
     return rows
 
 
+# ---- noise and spectra ----------------------------------------------------------------------------------------------
+def framed_noise(magnitudes, noise):
+    "Frames of noise through filters, by transforms of the next power of two, folded together"
+    hop, taps = noise.shape[1] // magnitudes.shape[1], noise_taps(magnitudes)
+    size = 2 ** math.ceil(math.log2(hop + taps.shape[2] - 1))
+    spectra = torch.fft.rfft(noise.unflatten(1, (-1, hop)), size) * torch.fft.rfft(taps, size)
+    frames, length = torch.fft.irfft(spectra, size).mT, noise.shape[1] - hop + size
+    y = torch.nn.functional.fold(frames, (1, length), (1, size), stride=(1, hop))[:, 0, 0]
+    return y[:, taps.shape[2] // 2 :][:, : noise.shape[1]]
+
+
+def spectra_apart(target, audio):
+    "Magnitudes by torch's own transform, and their logarithms"
+    total = 0
+    for size in SIZES:
+        sides, pad = [], -audio.shape[1] % (size // 4) + 3 * size // 4
+        for x in (target, audio):
+            x, window = torch.nn.functional.pad(x, (0, pad)), torch.hann_window(size, dtype=x.dtype)
+            sides.append(torch.stft(x, size, size // 4, window=window, center=False, return_complex=True).abs())
+        a, b = sides
+        total = total + (a - b).abs().mean() + (a.clamp(min=1e-5).log() - b.clamp(min=1e-5).log()).abs().mean()
+    return total
+
+
+def gradient(function, x):
+    "Of the square of what comes out, with respect to what is learned"
+    return torch.autograd.grad(function(*x).square().sum(), [v for v in x if v.requires_grad])[0]
+
+
+def noise_and_spectra(seconds, rounds):
+    "Forward and backward: filtered noise with gradients to 65 gains, spectral distance with gradients to samples"
+    rows = []
+    for case, batch, hop, length, floors in (("decoder", 4, 64, 4, (1.1, 1.7)), ("pre-training", 16, 512, 4, (1.7, 1.7))):
+        generator = torch.Generator().manual_seed(0)
+        samples = length * SR // hop * hop
+        gains = torch.rand(batch, samples // hop, 65, generator=generator).requires_grad_()
+        noise, target, audio = torch.rand(3, batch, samples, generator=generator) - 0.5
+        sound = (target + 0.1 * audio).requires_grad_()
+        for name, reference, ours, x, floor in (
+            ("noise", framed_noise, lambda m, n: filtered_noise(m, n.shape[1], noise=n), (gains, noise), floors[0]),
+            ("distance", spectra_apart, spectral_distance, (target, sound), floors[1]),
+        ):
+            sides = [lambda f=f, x=x: f(*x).square().sum() for f in (reference, ours)]
+            both = [lambda f=f, x=x: gradient(f, x) for f in (reference, ours)]
+            wide = [v.detach().double().requires_grad_(v.requires_grad) for v in x]
+            p, q = gradient(reference, wide), gradient(ours, wide)  # in single, tiny bins have rounding errors as gradients
+            about = {"difference of gradients": float((p - q).norm() / p.norm())}
+            about |= {"reference keeps MB": kept(sides[0]), "ours keeps MB": kept(sides[1])}
+            title = f"{case}, {name}: {batch} × {length} s, hop {hop}"
+            rows.append(compare(title, *both, rounds, floor, batch * samples, **about))
+    return rows
+
+
 # ---- memory ---------------------------------------------------------------------------------------------------------
 LONG = (
     "import torch; from mirkit.signal.oscillators import harmonic_bank; "
@@ -147,7 +202,12 @@ def memory(seconds, rounds):
 
 
 # ---- all of it ------------------------------------------------------------------------------------------------------
-SECTIONS = {"Oscillators": oscillators, "Training": training, "Memory": memory}  # a function of seconds and rounds each
+SECTIONS = {  # a function of seconds and rounds each
+    "Oscillators": oscillators,
+    "Training": training,
+    "Noise and spectra": noise_and_spectra,
+    "Memory": memory,
+}
 LARGEST = {"max difference": 1e-4, "difference of gradients": 1e-3, "peak_mb": 900}
 
 

@@ -96,7 +96,8 @@ def mel_triangles(
     check_range("n_mels", n_mels, 1)
     check_range("high", high, 1, sr / 2)
     check_range("low", low, 0, high - 1)
-    edges = torch.linspace(*(1127 * math.log1p(f / 700) for f in (low, high)), n_mels + 2, dtype=torch.float64)
+    first, last = (1127 * math.log1p(f / 700) for f in (low, high))
+    edges = torch.linspace(first, last, n_mels + 2, dtype=torch.float64)
     bins = 1127 * torch.log1p(torch.linspace(0, sr / 2, n_fft // 2 + 1, dtype=torch.float64) / 700)[:, None]
     up, down = (bins - edges[:-2]) / edges.diff()[:-1], (edges[2:] - bins) / edges.diff()[1:]
     weights = torch.minimum(up, down).clamp(min=0)
@@ -217,24 +218,29 @@ def _compare(
     return distance, steep.add_(size.clamp_(min=1e-15).reciprocal_(), alpha=mag_weight).mul_(gap.sign_())
 
 
-class _ScaleDistance(torch.autograd.Function):
-    "Weighted distance of magnitudes and log magnitudes at one size of frame; its gradient comes with it"
+class _Distance(torch.autograd.Function):
+    "Weighted distance of magnitudes and log magnitudes at all sizes of frames; its gradient comes with it"
 
     @staticmethod
-    def forward(ctx: Any, target: Tensor, audio: Tensor, size: int, mag_weight: float, logmag_weight: float) -> Tensor:
-        hop, slope = size // 4, ctx.needs_input_grad[1]
-        (batch, samples), count = audio.shape, -(-audio.shape[1] // hop)
-        bins, step = batch * count * (size // 2 + 1), max(1, _PIECE // (batch * size))
-        weights = mag_weight / bins, logmag_weight / bins
-        gradient, total = audio.new_zeros(batch, count + 3, hop), audio.new_zeros(())
-        pieces = (_frames(v, size, hop, count).split(step, 1) for v in (target, audio))
-        for n, (theirs, ours) in enumerate(zip(*pieces, strict=True)):
-            spectrum = _spectrum(ours)
-            distance, steep = _compare(_power(spectrum), _power(_spectrum(theirs)), *weights, slope)
-            total += distance
+    def forward(
+        ctx: Any, target: Tensor, audio: Tensor, sizes: Sequence[int], mag_weight: float, logmag_weight: float
+    ) -> Tensor:
+        slope, samples = ctx.needs_input_grad[1], audio.shape[1]
+        total, gradient = audio.new_zeros(()), torch.zeros_like(audio) if slope else audio[:, :0]
+        for size in sizes:
+            hop, count = size // 4, -(-samples // (size // 4))
+            step, bins = max(1, _PIECE // (len(audio) * size)), len(audio) * count * (size // 2 + 1)
+            rows = audio.new_zeros(len(audio), count + 3, hop)
+            pieces = (_frames(v, size, hop, count).split(step, 1) for v in (target, audio))
+            for n, (theirs, ours) in enumerate(zip(*pieces, strict=True)):
+                spectrum, other = _spectrum(ours), _power(_spectrum(theirs))
+                distance, steep = _compare(_power(spectrum), other, mag_weight / bins, logmag_weight / bins, slope)
+                total += distance
+                if slope:
+                    _add_adjoint(spectrum.mul_(steep), rows[:, n * step :])
             if slope:
-                _add_adjoint(spectrum.mul_(steep), gradient[:, n * step :])
-        ctx.save_for_backward(gradient.flatten(1)[:, :samples])
+                gradient += rows.flatten(1)[:, :samples]
+        ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
@@ -307,8 +313,7 @@ def spectral_distance(
     if loudness_weight:
         total = total + loudness_weight * apart(*(loudness(v, sr, n_fft=2048) for v in (target, audio)))
     if kind == "L1" and not compat and not any(extra.values()) and not target.requires_grad:
-        scales = [_ScaleDistance.apply(target, audio, size, mag_weight, logmag_weight) for size in sizes]
-        return total + torch.stack(scales).sum()
+        return total + _Distance.apply(target, audio, tuple(sizes), mag_weight, logmag_weight)
     for size in sizes:
         ours, theirs = _views(audio, size, weights, compat), _views(target, size, weights, compat)
         total = total + sum(weights[name] * apart(theirs[name], ours[name]) for name in ours)
