@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import sys
+from functools import partial
 
 import torch
 from _common import ratio_table, write_page
@@ -69,24 +70,36 @@ def compare(case, reference, ours, rounds, floor, samples, **about):
 
 
 # ---- oscillators ----------------------------------------------------------------------------------------------------
+def our_harmonics(f0, a, n_samples):
+    "The bank that keeps its phase, without it"
+    return harmonic_bank(f0, a, n_samples, SR)[0]
+
+
+def our_sinusoids(f, a, n_samples):
+    "The bank of free sinusoids"
+    return sinusoid_bank(f, a, n_samples, SR)
+
+
 @torch.inference_mode()
 def oscillators(seconds, rounds):
-    "From frames to samples: 100 harmonics, or 100 free sinusoids"
-    rows = []
+    "From frames to samples: 100 harmonics, or 100 free sinusoids; with f0 up to 80 Hz all harmonics sound all the time"
+    rows, free = [], partial(phase_each, free=True)
     for hop in (512, 64):
         n = round(seconds * SR) // hop * hop
-        for low, high in ((50, 80), (60, 500)):
-            f0, a = controls(1, n // hop, 100, low, high)
-            y, about = harmonic_bank(f0, a, n, SR)[0], f"hop {hop}, f0 {low} … {high} Hz"
-            for reference, floor in ((phase_each, 10), (phase_once, 5)):
-                error = {"max difference": float((reference(f0, a, n) - y).abs().max())}
-                case, sides = f"{reference.__name__.replace('_', ' ')}, {about}", (reference, harmonic_bank)
-                reference, ours = (lambda f=f: f(f0, a, n) for f in sides)
-                rows.append(compare(case, reference, ours, rounds, floor, n, **error))
-        f, a = f0 * torch.arange(1, 101) + 5 * torch.rand(1, n // hop, 100), a
-        error = {"max difference": float((phase_each(f, a, n, True) - sinusoid_bank(f, a, n, SR)).abs().max())}
-        reference, ours = lambda: phase_each(f, a, n, True), lambda: sinusoid_bank(f, a, n, SR)
-        rows.append(compare(f"free sinusoids, hop {hop}", reference, ours, rounds, 5, n, **error))
+        low, wide = (controls(1, n // hop, 100, *ends) for ends in ((50, 80), (60, 500)))
+        apart = low[0] * torch.arange(1, 101) + 5 * torch.rand(
+            1, n // hop, 100, generator=torch.Generator().manual_seed(1)
+        )
+        for about, reference, ours, x, floor in (
+            ("f0 50 … 80 Hz, phase each", phase_each, our_harmonics, low, 5),
+            ("f0 50 … 80 Hz, phase once", phase_once, our_harmonics, low, 3),
+            ("f0 60 … 500 Hz, phase each", phase_each, our_harmonics, wide, 5),
+            ("f0 60 … 500 Hz, phase once", phase_once, our_harmonics, wide, 3),
+            ("free sinusoids", free, our_sinusoids, (apart, low[1]), 2),
+        ):
+            error = {"max difference": float((reference(*x, n) - ours(*x, n)).abs().max())}
+            sides = [partial(f, *x, n) for f in (reference, ours)]
+            rows.append(compare(f"hop {hop}, {about}", *sides, rounds, floor, n, **error))
     return rows
 
 
@@ -105,25 +118,29 @@ def kept(function):
     return sum(found.values()) / 1e6
 
 
+def bank_gradients(bank, f, a, n_samples, g):
+    "Of all controls, where those of the samples are g"
+    return torch.autograd.grad((bank(f, a, n_samples) * g).sum(), (f, a))
+
+
 def training(seconds, rounds):
     "Forward and backward with gradients to all controls"
-    rows = []
+    rows, free = [], partial(phase_each, free=True)
     for case, batch, n, hop, length in (("decoder", 4, 60, 64, 4), ("pre-training", 16, 40, 512, 2)):
         samples = length * SR // hop * hop
-        f0, a = controls(batch, samples // hop, n, 80, 800)
-        f = f0 * torch.arange(1, n + 1)
-        g = torch.randn(batch, samples)
-        for name, reference, ours, x in (
-            ("harmonics", phase_once, lambda f, a, n: harmonic_bank(f, a, n, SR)[0], f0),
-            ("sinusoids", lambda f, a, n: phase_each(f, a, n, True), lambda f, a, n: sinusoid_bank(f, a, n, SR), f),
+        f0, a = (x.requires_grad_() for x in controls(batch, samples // hop, n, 80, 800))
+        f = (f0.detach() * torch.arange(1, n + 1)).requires_grad_()
+        g = torch.randn(batch, samples, generator=torch.Generator().manual_seed(1))
+        for name, reference, ours, x, floor in (
+            ("harmonics", phase_once, our_harmonics, (f0, a, samples), 2),
+            ("sinusoids", free, our_sinusoids, (f, a, samples), 1.5),
         ):
-            x, b = x.clone().requires_grad_(), a.clone().requires_grad_()
-            sides = [lambda f=f: f(x, b, samples) for f in (reference, ours)]
-            both = [lambda s=s: torch.autograd.grad((s() * g).sum(), (x, b)) for s in sides]
-            apart = max(float((p - q).abs().max() / p.abs().max()) for p, q in zip(both[0](), both[1](), strict=True))
-            about = {"difference of gradients": apart, "reference keeps MB": kept(sides[0]), "ours keeps MB": kept(sides[1])}
+            both = [partial(bank_gradients, bank, *x, g) for bank in (reference, ours)]
+            pairs = zip(both[0](), both[1](), strict=True)
+            about = {"difference of gradients": max(float((p - q).abs().max() / p.abs().max()) for p, q in pairs)}
+            about |= {"reference keeps MB": kept(partial(reference, *x)), "ours keeps MB": kept(partial(ours, *x))}
             title = f"{case}, {name}: {batch} × {length} s, {n} of them, hop {hop}"
-            rows.append(compare(title, *both, rounds, 4, batch * samples, **about))
+            rows.append(compare(title, *both, rounds, floor, batch * samples, **about))
     return rows
 
 
@@ -159,7 +176,10 @@ def gradient(function, x):
 def noise_and_spectra(seconds, rounds):
     "Forward and backward: filtered noise with gradients to 65 gains, spectral distance with gradients to samples"
     rows = []
-    for case, batch, hop, length, floors in (("decoder", 4, 64, 4, (1.1, 1.7)), ("pre-training", 16, 512, 4, (1.7, 1.7))):
+    for case, batch, hop, length, floors in (
+        ("decoder", 4, 64, 4, (1.1, 1.7)),
+        ("pre-training", 16, 512, 4, (1.7, 1.7)),
+    ):
         generator = torch.Generator().manual_seed(0)
         samples = length * SR // hop * hop
         gains = torch.rand(batch, samples // hop, 65, generator=generator).requires_grad_()
@@ -172,7 +192,10 @@ def noise_and_spectra(seconds, rounds):
             sides = [lambda f=f, x=x: f(*x).square().sum() for f in (reference, ours)]
             both = [lambda f=f, x=x: gradient(f, x) for f in (reference, ours)]
             wide = [v.detach().double().requires_grad_(v.requires_grad) for v in x]
-            p, q = gradient(reference, wide), gradient(ours, wide)  # in single, tiny bins have rounding errors as gradients
+            p, q = (
+                gradient(reference, wide),
+                gradient(ours, wide),
+            )  # in single, tiny bins have rounding errors as gradients
             about = {"difference of gradients": float((p - q).norm() / p.norm())}
             about |= {"reference keeps MB": kept(sides[0]), "ours keeps MB": kept(sides[1])}
             title = f"{case}, {name}: {batch} × {length} s, hop {hop}"
@@ -214,7 +237,11 @@ LARGEST = {"max difference": 1e-4, "difference of gradients": 1e-3, "peak_mb": 9
 def missed(results):
     "What is below its floor, or too large"
     rows = [row for section in results.values() for row in section]
-    slow = [f"{r['case']}: {r['ratio']:.1f} instead of {r['floor']}" for r in rows if r.get("ratio", 1e9) < r.get("floor", 0)]
+    slow = [
+        f"{r['case']}: {r['ratio']:.1f} instead of {r['floor']}"
+        for r in rows
+        if r.get("ratio", 1e9) < r.get("floor", 0)
+    ]
     large = [f"{r['case']}: {k} = {r[k]:.3g}" for r in rows for k, limit in LARGEST.items() if r.get(k, 0) > limit]
     return slow + large
 

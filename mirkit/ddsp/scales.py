@@ -15,61 +15,80 @@ from torch.nn import functional as F
 
 from ..core.checks import check_range
 
-# %% ../../nbs/ddsp/00_scales.ipynb #9af767d0
+# %% ../../nbs/ddsp/00_scales.ipynb #714a2b1d
 def exp_sigmoid(
     x: Tensor,  # logits, any shape
     exponent: float = 10.0,  # > 1
-    max_value: float = 2.0,
+    max_value: float = 2.0,  # largest value
     threshold: float = 1e-7,  # smallest value
 ) -> Tensor:
     "Amplitudes of logits: exponential below, bounded above"
     return max_value * torch.exp(math.log(exponent) * F.logsigmoid(x)) + threshold
 
 
-def sym_exp_sigmoid(x: Tensor, width: float = 8.0) -> Tensor:
-    "exp_sigmoid of the distance from 0"
+def sym_exp_sigmoid(
+    x: Tensor,
+    width: float = 8.0,  # slope
+) -> Tensor:
+    "`exp_sigmoid` of the distance from 0"
     return exp_sigmoid(width * (x.abs() / 2 - 1))
 
 
 def soft_limit(
     x: Tensor,
-    low: float,
-    high: float,  # > low
+    low: float,  # where it ends below
+    high: float,  # where it ends above, > low
 ) -> Tensor:  # between low and high
-    "Follows x + low with rounded corners at both limits"
+    "x from 0 to `high - low`, moved up by `low`, and with rounded corners at both limits"
     return F.softplus(x) + low - F.softplus(x - (high - low))
 
-# %% ../../nbs/ddsp/00_scales.ipynb #714a2b1d
-def midi_of(hz: Tensor) -> Tensor:  # fractional MIDI; 0 for hz ≤ 0
-    "MIDI pitch of a frequency"
+# %% ../../nbs/ddsp/00_scales.ipynb #6e31a29b
+def midi_of(
+    hz: Tensor,  # Hz
+) -> Tensor:  # fractional MIDI; 0 where hz ≤ 0
+    "Pitch of a frequency"
     here = hz > 0
     return torch.where(here, 69 + 12 * torch.log2(torch.where(here, hz, 440.0) / 440), 0.0)
 
 
-def hz_of(midi: Tensor) -> Tensor:  # Hz
-    "Frequency of a MIDI pitch"
+def hz_of(
+    midi: Tensor,  # fractional MIDI
+) -> Tensor:  # Hz
+    "Frequency of a pitch"
     return 440 * torch.exp2((midi - 69) / 12)
 
 
 def _midi(hz: float) -> float:
     return 69 + 12 * math.log2(hz / 440) if hz > 0 else 0.0
 
+# %% ../../nbs/ddsp/00_scales.ipynb #6a4425a3
+def _ends(low: float, high: float) -> tuple[float, float]:  # MIDI
+    if not 0 <= low < high:
+        raise ValueError(f"low = {low} Hz and high = {high} Hz must rise, from 0 or more")
+    return _midi(low), _midi(high)
+
 
 def unit_of(
-    hz: Tensor,
-    low: float,  # Hz that gives 0; 0 stands for MIDI pitch 0
+    hz: Tensor,  # Hz
+    low: float,  # Hz that gives 0
     high: float,  # Hz that gives 1
 ) -> Tensor:
-    "Where a frequency lies between two others on the scale of pitch"
-    return (midi_of(hz) - _midi(low)) / (_midi(high) - _midi(low))
+    "Where a frequency lies between two others in pitch"
+    bottom, top = _ends(low, high)
+    return (midi_of(hz) - bottom) / (top - bottom)
 
 
-def hz_of_unit(u: Tensor, low: float, high: float) -> Tensor:  # Hz
-    "The frequency at a place between two others on the scale of pitch"
-    return hz_of(_midi(low) + (_midi(high) - _midi(low)) * u)
+def hz_of_unit(
+    u: Tensor,  # 0 … 1
+    low: float,  # Hz at 0
+    high: float,  # Hz at 1
+) -> Tensor:  # Hz
+    "The frequency at a place between two others in pitch"
+    bottom, top = _ends(low, high)
+    return hz_of(bottom + (top - bottom) * u)
 
-# %% ../../nbs/ddsp/00_scales.ipynb #ec15bfcd
-def _split(z: Tensor, depth: int) -> Tensor:
+# %% ../../nbs/ddsp/00_scales.ipynb #ecabd4f5
+def _split(z: Tensor, depth: int) -> Tensor:  # (…, N, D)
     check_range("depth", depth, 1)
     if z.shape[-1] % depth:
         raise ValueError(f"z has {z.shape[-1]} channels, which must be a multiple of depth = {depth}")
@@ -82,52 +101,52 @@ def frequencies_softmax(
     low: float = 20.0,  # Hz
     high: float = 8000.0,  # Hz
 ) -> Tensor:  # Hz (B, T, N)
-    "Expected pitch over a grid of D pitches between two frequencies"
+    "Mean pitch over a grid of D pitches between two frequencies"
     grid = torch.linspace(0, 1, depth, device=z.device, dtype=z.dtype)
     return hz_of_unit(_split(z, depth).softmax(-1) @ grid, low, high)
 
-
+# %% ../../nbs/ddsp/00_scales.ipynb #c655760e
 def frequencies_sigmoid(
-    z: Tensor,  # logits (B, T, N·D)
+    z: Tensor,  # logits (B, T, N·D), those of a sinusoid side by side
     depth: int = 1,  # D
     low: float = 0.0,  # Hz
     high: float = 8000.0,  # Hz
 ) -> Tensor:  # Hz (B, T, N)
-    "Sum of D sigmoids, the first of which has the widest range"
-    left = high - low
-    shrink, out = left ** (1 / depth), 0
-    for i, s in enumerate(_split(z, depth).sigmoid().unbind(-1)):
-        part = left * (1 - 1 / shrink)
-        last = i == depth - 1
-        out = out + (hz_of_unit(s, low, left) if last else hz_of_unit(s, 0.0, part))
-        left -= part
-    return out
+    "Sum of D frequencies, the first of which has the widest range"
+    _ends(low, high)
+    left, parts = high - low, _split(z, depth).sigmoid().unbind(-1)
+    keep = left ** (-1 / depth)  # of what is left, for the sigmoids that follow
+    total = torch.zeros_like(parts[0])
+    for s in parts[:-1]:
+        total = total + hz_of_unit(s, 0.0, left * (1 - keep))
+        left *= keep
+    return total + hz_of_unit(parts[-1], low, left)
 
-
+# %% ../../nbs/ddsp/00_scales.ipynb #203d9eb2
 def frequencies_critical_bands(
-    z: Tensor,  # logits (B, T, N·D)
+    z: Tensor,  # outputs (B, T, N·D), those of a sinusoid side by side
     depth: int = 1,  # D
     low: float = 20.0,  # Hz
     high: float = 8000.0,  # Hz
 ) -> Tensor:  # Hz (B, T, N)
-    "Frequencies around N centres that are equally spaced in Bark"
+    "Frequencies around N centres that are equally spaced in Bark, moved by their band's width"
     parts = _split(z, depth)
-    bark = [26.81 / (1 + 1960 / f) - 0.53 for f in (low, high)]
-    centres = 1960 / (26.81 / (torch.linspace(*bark, parts.shape[-2], dtype=torch.float64) + 0.53) - 1)
-    centres = centres.to(z)
-    weights = 10.0 ** -torch.arange(depth, device=z.device, dtype=z.dtype)
-    return soft_limit(centres + (0.108 * centres + 24.7) * (parts.tanh() @ weights), low, high)
+    bottom, top = (26.81 / (1 + 1960 / f) - 0.53 for f in (low, high))
+    bark = torch.linspace(bottom, top, parts.shape[-2], dtype=torch.float64)
+    centres = (1960 / (26.81 / (bark + 0.53) - 1)).to(z)
+    digits = 10.0 ** -torch.arange(depth, device=z.device, dtype=z.dtype)
+    return soft_limit(centres + (0.108 * centres + 24.7) * (parts.tanh() @ digits), low, high)
 
-# %% ../../nbs/ddsp/00_scales.ipynb #90406b6f
+# %% ../../nbs/ddsp/00_scales.ipynb #d2afd673
 def safe_divide(a: Tensor, b: Tensor) -> Tensor:
-    "a / b; exact zeros of b count as 1e-7"
+    "a / b, where exact zeros of b count as 1e-7"
     return a / torch.where(b == 0, 1e-7, b)
 
 
 def safe_log(
     x: Tensor,
-    floor: float = 1e-5,  # > 0
-    compat: bool = False,  # replace only what is ≤ 0, as the original did
+    floor: float = 1e-5,  # what too small values count as, > 0
+    compat: bool = False,  # replace only what is ≤ 0
 ) -> Tensor:
-    "Logarithm that stays finite"
+    "Natural logarithm that stays finite"
     return torch.log(torch.where(x <= 0, floor, x) if compat else x.clamp(min=floor))

@@ -141,10 +141,10 @@ def _summed(
 ) -> Tensor:  # (R, H)
     "Samples of hops"
     rows, samples = small.shape[2:]
-    total = 0
+    total = small.new_zeros(rows, 2, samples)
     for matrix, steps, by in zip((even, odd), (small[:, 0], small[1:, 1]), large, strict=True):
         inner = torch.bmm(matrix.flatten(1, 2), steps.transpose(0, 1)).view(rows, 2, -1, samples)
-        total = total + inner.mul_(by.transpose(0, 1)[:, None]).sum(2)
+        total += inner.mul_(by.transpose(0, 1)[:, None]).sum(2)
     return torch.addcmul(total[:, 0], total[:, 1], w)
 
 # %% ../../nbs/signal/09_oscillators.ipynb #f87642e3
@@ -211,44 +211,46 @@ def _harmonics(piece: _Piece, a: Tensor, there: Tensor, w: Tensor) -> Tensor:  #
     return out
 
 # %% ../../nbs/signal/09_oscillators.ipynb #23c5f0ae
-def _amplitude_gradient(piece: _Piece, g: Tensor, w: Tensor, n: int) -> tuple[Tensor, Tensor]:  # (R, n) twice
-    "Gradient of amplitudes at the frames of some hops, and at the next ones"
-    m, p, small, large = piece.steps(n, g.dtype)
-    both, found = torch.stack((g, g * w), 1)[:, :, None], []
-    for steps, by in ((small[:, 0], large[1:, 1]), (small[1:, 1], large[:, 0])):
+def _amplitude_gradient(
+    small: Tensor,  # `_turns` (m + 1, 2, R, H)
+    large: Tensor,  # `_turns` (P, 2, R, H)
+    g: Tensor,  # (R, H)
+    w: Tensor,  # (H,)
+    n: int,
+) -> Tensor:  # (R, 2, n)
+    "Gradient of amplitudes at the frames of some hops, and of their change to the next ones"
+    both = torch.stack((g, g * w), 1)[:, :, None]
+
+    def product(by: Tensor, steps: Tensor) -> Tensor:
         outer = (both * by.transpose(0, 1)[:, None]).flatten(1, 2)
-        found.append(torch.bmm(outer, steps.permute(1, 2, 0)).unflatten(1, (2, -1)))
-    here, change = (_unsorted(*found, n) * piece.below[:, None, :n]).unbind(1)
-    return here - change, change
+        return torch.bmm(outer, steps.permute(1, 2, 0)).unflatten(1, (2, -1))
 
-
-def _phase_gradient(piece: _Piece, a: Tensor, there: Tensor, w: Tensor, n: int) -> Tensor:  # (R, H)
-    "Derivative of the samples of some hops by their phase"
-    both = torch.stack((a, there - a), 1)[..., :n] * piece.k[:n].to(a.dtype)
-    m, p, small, large = piece.steps(n, a.dtype)
-    even, odd = _sorted(torch.where(piece.below[:, None, :n], both, 0.0), m, p)
-    return _summed(even, odd[:, :, 1:], small, (large[:, 0], -large[1:, 1]), w)
+    return _unsorted(product(large[1:, 1], small[:, 0]), product(large[:, 0], small[1:, 1]), n)
 
 
 def _harmonic_gradients(
     piece: _Piece, a: Tensor, there: Tensor, w: Tensor, g: Tensor, of_phase: bool
 ) -> tuple[Tensor, Tensor, Tensor]:  # of amplitudes (R, N) twice, of start, frequency and its change (R, 3)
     "Gradients of some hops"
-    n = _last(piece.below)
-    grads = torch.zeros_like(a), torch.zeros_like(a)
-    slope = torch.zeros_like(g)
+    n, slope = _last(piece.below), torch.zeros_like(g)
+    both = a.new_zeros(len(a), 2, a.shape[1])
     if n:
-        for total, part in zip(grads, _amplitude_gradient(piece, g, w, n), strict=True):
-            total[:, :n] = part
-        slope = _phase_gradient(piece, a, there, w, n) * g if of_phase else slope
+        below, (m, p, small, large) = piece.below[:, None, :n], piece.steps(n, a.dtype)
+        both[..., :n] = torch.where(below, _amplitude_gradient(small, large, g, w, n), 0.0)
+        if of_phase:
+            times = torch.where(below, torch.stack((a, there - a), 1)[..., :n] * piece.k[:n].to(a.dtype), 0.0)
+            even, odd = _sorted(times, m, p)
+            slope = _summed(even, -odd[:, :, 1:], small, (large[:, 0], large[1:, 1]), w).mul_(g)
+    change = both[:, 1]
+    here = both[:, 0] - change
     for row, k, angle, heard in piece.single(piece.crosses, a.dtype):
-        weighted = g[row] * heard
+        weighted = heard.mul_(g[row])
         sines = angle.sin() * weighted
-        grads[0][row, k] += sines @ (1 - w)
-        grads[1][row, k] += sines @ w
+        here[row, k] += sines @ (1 - w)
+        change[row, k] += sines @ w
         amplitude = piece.k[k, None].to(w) * torch.lerp(a[row, k, None], there[row, k, None], w)
         slope.index_add_(0, row, angle.cos_().mul_(weighted).mul_(amplitude))
-    return *grads, 2 * math.pi * slope.double() @ piece.basis.T
+    return here, change, 2 * math.pi * slope.double() @ piece.basis.T
 
 # %% ../../nbs/signal/09_oscillators.ipynb #85043e54
 class _HarmonicHops(torch.autograd.Function):
@@ -261,7 +263,7 @@ class _HarmonicHops(torch.autograd.Function):
         ctx.sr = sr
         out = a.new_empty(len(a), len(w))
         j = torch.arange(len(w), device=a.device, dtype=torch.float64)
-        for rows, part in _pieces(len(a), len(w), _size(a, 1 << 14, 1 << 21)):
+        for rows, part in _pieces(len(a), len(w), _size(a, 1 << 16, 1 << 21)):
             piece = _Piece(line[rows], a.shape[1], j[part], len(w), sr)
             out[rows, part] = _harmonics(piece, a[rows], there[rows], w[part])
         return out
@@ -273,7 +275,7 @@ class _HarmonicHops(torch.autograd.Function):
         line, a, there, w = ctx.saved_tensors
         grads = [torch.zeros_like(x) for x in (a, there, line)]
         j = torch.arange(len(w), device=a.device, dtype=torch.float64)
-        for rows, part in _pieces(len(a), len(w), _size(a, 1 << 14, 1 << 21)):
+        for rows, part in _pieces(len(a), len(w), _size(a, 1 << 16, 1 << 21)):
             piece = _Piece(line[rows], a.shape[1], j[part], len(w), ctx.sr)
             found = _harmonic_gradients(piece, a[rows], there[rows], w[part], g[rows, part], ctx.needs_input_grad[0])
             for total, some in zip(grads, found, strict=True):
@@ -430,7 +432,7 @@ class _SineHops(torch.autograd.Function):
 
 
 def _grains(a: Tensor, w: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:  # hops, samples, numbers of the samples
-    size = _size(a, 1 << 17, 1 << 25) // max(1, a.shape[1])
+    size = _size(a, 1 << 19, 1 << 25) // max(1, a.shape[1])
     for rows, part in _pieces(len(a), len(w), max(size, 1), _grain(len(w))):
         yield rows, part, torch.arange(part.start, part.stop, device=a.device, dtype=torch.float64)
 

@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..core.checks import check_choice, check_range
 
@@ -71,7 +70,8 @@ def upsample(
         return x[:, i if add_endpoint else i + (w >= 0.5)]
     if method == "linear":
         return torch.lerp(x[:, i], x[:, (i + 1).clamp(max=last)], w.to(x.dtype)[:, None])
-    return sum(x[:, (i + k).clamp(0, last)] * _cubic(w - k).to(x.dtype)[:, None] for k in (-1, 0, 1, 2))
+    near = [x[:, (i + k).clamp(0, last)] * _cubic(w - k).to(x.dtype)[:, None] for k in (-1, 0, 1, 2)]
+    return torch.stack(near).sum(0)
 
 
 def _cubic(t: Tensor, a: float = -0.75) -> Tensor:
