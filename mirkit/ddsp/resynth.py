@@ -22,7 +22,7 @@ from ..core.files import check_writable
 from ..core.jobs import FileJob, find_sounds, plan_jobs
 from ..core.results import PitchTrack
 from .controls import Controls
-from .features import Features, level_of, pitch_at
+from .features import Features, level_of, pitch_at, without_gaps
 from .transfer import SCALES, autotune, fit_register, note_mask, shift, tuned
 from .weights import INSTRUMENT, find_weights
 
@@ -276,8 +276,11 @@ def _play_features(job: FileJob, decoder: "DDSPDecoder", o: ResynthOptions, trac
     from mirkit.ddsp.live import DecoderStream
 
     c, seconds = decoder.config, audio_info(job.source).duration
+    with bar(desc="pitch", total=1) as stage:
+        track = tracker().file(job.source)
+        stage.update()
     samples = bar(stream_audio(job.source, sr=c.sr), desc="loudness", total=-(-int(seconds) // 10))
-    heard = file_features(job.source, tracker().file(job.source), c, samples)
+    heard = file_features(job.source, track, c, samples)
     if o.match and not note_mask(heard)[0].any():
         warnings.warn(f"{job.source}: no note was heard; its register and loudness are left as they are", stacklevel=2)
     told = moved(heard, decoder.statistics, o)
@@ -286,16 +289,21 @@ def _play_features(job: FileJob, decoder: "DDSPDecoder", o: ResynthOptions, trac
             mixed(decoder.controls(told), o).to_npz(path)
         else:
             stream = DecoderStream(decoder, o.sr, harmonics=o.harmonics, noise=o.noise, reverb=o.reverb, seed=o.seed)
-            save_blocks(path, _played(stream, told, bar), stream.sr)
+            save_blocks(path, _first(_played(stream, told, bar), round(seconds * stream.sr)), stream.sr)
 
 
 def _played(stream: Any, f: Features, bar: Callable) -> Iterator[np.ndarray]:
-    from mirkit.ddsp.features import without_gaps
-
     f0 = without_gaps(f.f0)
     for a in bar(range(0, len(f), BLOCK), desc="playing"):
         yield stream.push(f0[a : a + BLOCK], f.loudness[a : a + BLOCK])
     yield stream.finish()
+
+
+def _first(blocks: Iterable[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    "The first `count` samples: a frame that the recording does not fill is not played to its end"
+    for block in blocks:
+        yield block[:count]
+        count -= len(block[:count])
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #a75da784
 def _play_controls(job: FileJob, player: Any, o: ResynthOptions, tracker: Any, bar: Callable) -> None:
@@ -306,4 +314,4 @@ def _play_controls(job: FileJob, player: Any, o: ResynthOptions, tracker: Any, b
             replace(controls, audio=None).to_npz(path)
         else:
             y, rate = controls.render(seed=o.seed), o.sr or controls.sr
-            save_blocks(path, [resample(y, controls.sr, rate)], rate)
+            save_blocks(path, _first([resample(y, controls.sr, rate)], round(len(x) / sr * rate)), rate)
