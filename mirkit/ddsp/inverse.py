@@ -213,10 +213,10 @@ class InverseSynth:
         batch: list[Clip] = []
         for clip in self._clips(blocks):
             if batch and (len(batch) == self.batch or len(clip.samples) != len(batch[0].samples)):
-                parts += self._look(batch, names)
+                parts += _copied(self._look(batch, names))
                 batch = []
             batch.append(clip)
-        parts += self._look(batch, names)
+        parts += _copied(self._look(batch, names))
         return [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     def _look(self, batch: list[Clip], names: tuple[str, ...]) -> list[list[np.ndarray]]:
@@ -254,6 +254,11 @@ class InverseSynth:
         low, count = self.config.pitches
         per = p.shape[1] // count
         return np.pad(p, ((0, 0), (low * per, (128 - low) * per - p.shape[1])))
+
+
+def _copied(rows: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    "So that a recording of hours does not keep what its clips needed"
+    return [[a.copy() for a in row] for row in rows]
 
 
 def _as_long(x: np.ndarray, n: int) -> np.ndarray:

@@ -433,11 +433,16 @@ def _read(path: Path) -> tuple[InverseConfig, dict[str, Any], dict[str, Tensor]]
 
 
 def load_inverse(
-    name_or_path: str | Path = "",  # a name of ours (empty: the default), or a file
+    name_or_path: str | Path = "",  # a name of ours (empty: the default), a file, or the folder of a training run
 ) -> tuple[InverseNet, dict[str, Any]]:  # in evaluation mode; what is known about it
     "Read a network. Raises `ValueError` for unknown names and foreign or damaged files, `FileNotFoundError` when there is none."
     from mirkit.ddsp.weights import find_weights
 
+    folder = Path(name_or_path).expanduser()
+    if str(name_or_path) and folder.is_dir():
+        name_or_path = folder / "checkpoints" / "model.safetensors"
+        if not name_or_path.is_file():
+            raise FileNotFoundError(f"no model in {folder}: a finished training run has checkpoints/model.safetensors")
     path = find_weights(name_or_path)
     config, about, state = _read(path)
     net = InverseNet(config)
