@@ -268,7 +268,7 @@ def prepare_notes(
     **options: Any,  # other fields of `ShardPlan`
 ) -> Prepared:
     "Store notes in a folder, or go on with it. Raises `ValueError` for a folder of other notes, `OSError` when there is no room."
-    folder = Path(folder).expanduser().resolve()
+    folder = Path(folder).expanduser()
     plan = _agreed(folder, {"count": count, "shards": shards, "seed": seed} | options)
     problems = _problems(folder, plan)
     damaged = {k: text for k, text in problems.items() if text != "missing"}
@@ -279,7 +279,7 @@ def prepare_notes(
     _check_room(folder, need)
     free = _size(shutil.disk_usage(folder).free)
     tell(f"{plan.count} examples in {plan.shards} shards; {len(problems)} to make: {_size(need)}, of {free} free")
-    if not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").exists() or len(problems) == plan.shards:
         _write_manifest(folder, plan, complete=False)
     return _carry_out(folder, plan, set(problems), repair, run or _one_by_one)
 
@@ -301,11 +301,11 @@ def _agreed(folder: Path, given: dict[str, Any]) -> ShardPlan:
     wanted = {k: v for k, v in given.items() if v is not None}
     for name in wanted:
         check_choice("option", name, ShardPlan.__dataclass_fields__)
-    if not (folder / "manifest.json").exists():
+    if not (folder / "manifest.json").exists() or ("count" in wanted and not any(folder.glob("shard-*"))):
         if "count" not in wanted:
             raise ValueError(f"count is needed: {folder} holds no notes that could be gone on with")
         check_range("count", wanted["count"], 1, 10**12)
-        return ShardPlan(**{"shards": -(-wanted["count"] // 10_000)} | wanted)
+        return ShardPlan(**{"shards": min(-(-wanted["count"] // 10_000), 10_000)} | wanted)
     about = read_manifest(folder)
     there = about["plan"]
     new = {k: asdict(v) if isinstance(v, NoteRange) else v for k, v in wanted.items()} | {"generator": VERSION}
@@ -345,7 +345,7 @@ def _write_manifest(folder: Path, plan: ShardPlan, complete: bool) -> None:
 def _carry_out(folder: Path, plan: ShardPlan, todo: set[int], repair: bool, run: Run) -> Prepared:
     "Make what is to be made, and complete the manifest"
     start = time.perf_counter()
-    function = functools.partial(_work, folder, plan, repair)
+    function = functools.partial(_work, folder.resolve(), plan, repair)
     outcomes = run(function, range(plan.shards), done=lambda k: not repair and k not in todo)
     if failed := {o.item: o.error for o in outcomes if o.status == "failed"}:
         raise PrepareError(_told(folder, failed, "what is finished is kept: mend it and run the same command again"))
