@@ -116,7 +116,7 @@ class TrainConfig:
         given = base | (tuned if check_choice("stage", stage, STAGES) == "finetune" else {})
         for name in ("net", "notes"):
             changes[name] = {**given.get(name, {}), **changes.get(name, {})}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in (given | changes).items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in (given | changes).items()}
         return check_config(cls(stage=stage, **values))
 
     @property
@@ -139,8 +139,13 @@ class TrainConfig:
     def make_notes(self, seed: int, first: int, count: int, n_frames: int = 0, device: Any = "cpu") -> NoteBatch:
         "Synthetic notes of the network's sizes"
         c = self.net_config
-        sizes = {"n_frames": n_frames or c.n_frames, "n_harmonics": c.n_harmonics, "n_noise": c.n_noise, "sr": c.sr}
-        how = {"ranges": self.note_ranges, "fix_nyquist": self.fix_nyquist}
+        sizes: dict[str, Any] = {
+            "n_frames": n_frames or c.n_frames,
+            "n_harmonics": c.n_harmonics,
+            "n_noise": c.n_noise,
+            "sr": c.sr,
+        }
+        how: dict[str, Any] = {"ranges": self.note_ranges, "fix_nyquist": self.fix_nyquist}
         return synthetic_notes(seed, first, count, **sizes, **how, device=device)
 
 # %% ../../nbs/ddsp/09_train.ipynb #8b977302
@@ -371,7 +376,7 @@ def resynthesise(
 
 def some_clips(e: Estimates, rows: slice) -> Estimates:
     "The estimates of some clips"
-    return Estimates(*(None if x is None else x[rows] for x in e))
+    return Estimates(*(None if x is None else x[rows] for x in e))  # type: ignore[arg-type]
 
 
 def as_estimates(notes: NoteBatch) -> Estimates:
@@ -411,7 +416,7 @@ def played_terms(
     "Losses that need no labels: how the estimates sound, and whether its two levels agree"
     c, terms = config, {}
     if c.plays:
-        how = {"mag_weight": c.spectral_mag, "logmag_weight": c.spectral_logmag}
+        how: dict[str, Any] = {"mag_weight": c.spectral_mag, "logmag_weight": c.spectral_logmag}
         for name, sound in zip(("sin", "harm"), resynthesise(e, audio.shape[1], c.net_config.sr, seeds), strict=True):
             terms[f"spectral_{name}"] = spectral_distance(audio, sound, compat=c.net_config.compat, **how)
     if any(c.agreement):
@@ -462,7 +467,7 @@ def known_terms(
     return terms
 
 
-def kde_options(config: TrainConfig, weights: tuple[float, float, float]) -> dict[str, float]:
+def kde_options(config: TrainConfig, weights: tuple[float, float, float]) -> dict[str, Any]:
     "Of `kde_consistency`"
     return {"limit": config.kde_limit or math.inf} | dict(
         zip(("weight_a", "weight_b", "weight_mean"), weights, strict=True)
@@ -626,7 +631,7 @@ class InverseTraining(L.LightningModule):
     @property
     def used(self) -> InverseNet:
         "The network that is validated and kept"
-        return self.net if self.averaged is None else self.averaged.module
+        return self.net if self.averaged is None else self.averaged.module  # type: ignore[return-value]
 
     def mine(self, step: int) -> tuple[Tensor, NoteBatch, Tensor]:
         "This process's share of a step: sound (R + B, S), notes (B), seeds of white noise"
@@ -803,7 +808,8 @@ def choose_threshold(net: InverseNet, config: TrainConfig, count: int, n_frames:
 # %% ../../nbs/ddsp/09_train.ipynb #0581dce5
 def config_from(values: Mapping[str, Any]) -> TrainConfig:
     "A config as JSON keeps it"
-    return check_config(TrainConfig(**{k: tuple(v) if k in LENGTHS else v for k, v in values.items()}))
+    given: dict[str, Any] = {k: tuple(v) if k in LENGTHS else v for k, v in values.items()}
+    return check_config(TrainConfig(**given))
 
 
 def find_tracks(settings: Mapping[str, Any]) -> tuple[list[Track], list[Track]]:  # to train on, held out
