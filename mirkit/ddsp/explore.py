@@ -211,10 +211,14 @@ class Edits:
     decay: float = 1.0  # s until the echo has lost 60 dB
 
     def __str__(self) -> str:
-        plain = Edits()
-        changed = [f.name for f in fields(Edits) if getattr(self, f.name) is not getattr(plain, f.name)]
-        changed = [n for n in changed if n == "f0" or getattr(self, n) != getattr(plain, n)]
-        return ", ".join("a drawn f0" if n == "f0" else f"{n} {getattr(self, n)}" for n in changed) or "nothing"
+        plain, said = Edits(), []
+        for f in fields(Edits):
+            value = getattr(self, f.name)
+            if f.name == "f0":
+                said += ["a drawn f0"] * (value is not None)
+            elif value != getattr(plain, f.name):
+                said.append(f"{f.name} by bars" if isinstance(value, tuple) else f"{f.name} {value}")
+        return ", ".join(said) or "nothing"
 
 # %% ../../nbs/ddsp/16_explore.ipynb #24bd91bb
 def drawn(
@@ -296,9 +300,12 @@ def spectrogram(
     padded = np.pad(x, (size // 2, size))
     frames = np.stack([padded[s : s + size] for s in starts]) * np.hanning(size + 1)[:-1].astype(np.float32)
     db = 20 * np.log10(np.abs(np.fft.rfft(frames, 2 * size)) + 1e-5).astype(np.float32)
-    edges = np.asarray(midi_to_hz(np.linspace(low, high, rows + 1))) * (2 * size / RATE)
-    fine = np.maximum.reduceat(db, np.clip(edges[:-1].astype(int), 0, size), axis=1)
-    return fine.T
+    edges = np.clip(np.asarray(midi_to_hz(np.linspace(low, high, rows + 1))) * (2 * size / RATE), 0, size - 1)
+    middle = (edges[:-1] + edges[1:]) / 2
+    first, share = middle.astype(int), middle % 1
+    between = (1 - share) * db[:, first] + share * db[:, first + 1]
+    loudest = np.maximum.reduceat(db, np.rint(edges[:-1]).astype(int), axis=1)
+    return np.where(np.diff(edges) < 1, between, loudest).T
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,10 +367,12 @@ def explorer_figure(before: View, after: View) -> "go.Figure":  # eight traces
         for upper in (0, 1):
             start = bottom + upper * (tall + 0.015)
             axis = {"domain": [start, start + tall], "title": title if upper else "", "anchor": "x", **plain}
-            axis |= ticks | {"range": [LOW, HIGH]} if title == "Hz" else {}
+            axis |= ticks | {"range": [LOW, HIGH]} if title == "Hz" else {"nticks": 4}
             figure.update_layout({f"yaxis{2 * i + 1 + upper}" if i + upper else "yaxis": axis})
             what = {"text": ("after", "before")[upper], "xref": "paper", "yref": "paper", "x": 1.0, "xanchor": "left"}
-            figure.add_annotation(what, y=start + tall / 2, showarrow=False, textangle=90, font={"size": 11})
+            figure.add_annotation(
+                what, y=start + tall / 2, showarrow=False, textangle=90, yanchor="middle", font={"size": 11}
+            )
     figure.update_xaxes(range=[0, max(before.duration, after.duration)], anchor="y", **plain)
     figure.update_layout(margin={"l": 60, "r": 30, "t": 30, "b": 45}, hovermode="closest", hoverdistance=-1)
     figure.update_layout(legend={"x": 0, "xanchor": "left"}, showlegend=True)

@@ -380,17 +380,19 @@ const render = ({ model, el }) => {
     line.style.left = `${area.xaxis._offset + at - 1}px`;
     line.style.top = `${area._size.t}px`; line.style.height = `${area._size.h}px`;
   };
-  let url = "";
+  let url = "", next = null;  // where to go on, and whether to play, when the sound is there
   const put = () => {
-    const bytes = model.get("audio"), at = audio.currentTime, playing = !audio.paused && !audio.ended;
-    const keep = model.get("keep");
+    const bytes = model.get("audio"), keep = model.get("keep");
     if (!bytes?.byteLength) return;
+    const at = keep ? (next?.at ?? audio.currentTime) : 0, playing = next?.play ?? (!audio.paused && !audio.ended);
+    next = { at, play: (keep && playing) || model.get("start") };
     URL.revokeObjectURL(url);
     audio.src = url = URL.createObjectURL(new Blob([bytes], { type: "audio/ogg" }));
     audio.onloadedmetadata = () => {
-      const over = audio.duration - at < 0.1;
-      if (keep && !over) audio.currentTime = at;
-      if ((keep && playing) || model.get("start")) audio.play();
+      if (!next) return;
+      if (next.at < audio.duration - 0.1) audio.currentTime = next.at;
+      if (next.play) audio.play().catch(() => {});  // another sound may come before it plays
+      next = null;
     };
   };
   model.on("change:audio", put);
