@@ -142,8 +142,8 @@ def _spectra(
     fastest = n / _between(head[order, 1], r.smoothness)
     x = torch.arange(n, device=key.device) / max(n - 1, 1)
     total = x.new_zeros(len(key), n)
-    for c in range(r.components[1]):
-        m = int((size > c).sum())
+    sizes = (size[:, None] > torch.arange(r.components[1], device=key.device)).sum(0).tolist()
+    for c, m in enumerate(sizes):
         u = uniform_at(key[:m], place[:m, None] + (8 + 5 * c + torch.arange(5, device=key.device)))
         v = torch.outer(u[:, 1] * fastest[:m], x).add_((u[:, 2] * phase[:m])[:, None]).mul_(2 * math.pi).cos_()
         fall = torch.outer(_between(u[:, 3], r.fall_to) - 1, x).add_(1).clamp_min_(1e-30).log_()
@@ -225,11 +225,15 @@ def _timbres(plan: _Plan, z: Tensor, r: NoteRange, kind: str) -> Tensor:  # logi
         plan.of("noise_falling" if noise else "falling"),
         plan.of("noise_phase" if noise else "phase", r.phase),
     )
-    sides = []
-    for side in (0, 1):
-        place = _SPECTRA + (4 * plan.number + 2 * noise + side) * 128
-        sides.append(_spectra(plan.key, place, (falling <= r.falling).float(), phase, n, r)[plan.note])
-    both = torch.lerp(sides[1], sides[0], plan.left(f"{kind}_bend", r)[:, None])
+    place = _SPECTRA + (4 * plan.number + 2 * noise) * 128
+    twice = (
+        plan.key.repeat(2),
+        torch.cat([place, place + 128]),
+        (falling <= r.falling).float().repeat(2),
+        phase.repeat(2),
+    )
+    begin, end = _spectra(*twice, n, r).chunk(2)
+    both = torch.lerp(end[plan.note], begin[plan.note], plan.left(f"{kind}_bend", r)[:, None])
     jitter = plan.of(f"{kind}_jitter", r.noise_jitter if noise else r.harmonic_jitter)[plan.note]
     return both.addcmul_(z, jitter[:, None])
 
@@ -319,11 +323,12 @@ def synthetic_notes(
 ) -> NoteBatch:
     "Examples first … first + count − 1 of a seed. Raises `ValueError` for sizes and ranges that cannot be."
     _check_sizes(first, count, n_frames, n_harmonics, n_noise)
+    check_range("n_frames", n_frames, 1, 2000 * ranges.frames[0])  # notes have so many places
     _check_highest(ranges.midi[1] + ranges.vibrato_depth[1] + 6 * ranges.midi_jitter[1], sr)
     block = _BLOCK.get(torch.device(device).type, 1024)
     blocks = []
     for begin in range(int(first), int(first) + int(count), block):
-        number = torch.arange(begin, min(begin + block, first + count), device=device)
+        number = torch.arange(begin, min(begin + block, int(first) + int(count)), device=device)
         key = bits_at(int(seed), number)
         blocks.append(_make(key, n_frames, n_harmonics, n_noise, sr, ranges, fix_nyquist))
     return NoteBatch.cat(blocks) if len(blocks) > 1 else blocks[0]
