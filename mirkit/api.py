@@ -180,5 +180,5 @@ def resynth_files(
     listen()
     alone = len(plan) == 1 and scheduler is None
     work = functools.partial(resynth_file, options=how, tracker=listen, progress=progress and alone)
-    done = None if force or named else is_finished
+    done, jobs = None if force or named else is_finished, int(check_range("jobs", jobs, 1))
     return map_files(work, plan, 1 if alone else jobs, scheduler, "resynth" if progress else False, done=done)

@@ -314,4 +314,5 @@ def _play_controls(job: FileJob, player: Any, o: ResynthOptions, tracker: Any, b
             replace(controls, audio=None).to_npz(path)
         else:
             y, rate = controls.render(seed=o.seed), o.sr or controls.sr
+            y = y / max(1.0, float(np.abs(y).max(initial=0)))  # softer where it would clip
             save_blocks(path, _first([resample(y, controls.sr, rate)], round(len(x) / sr * rate)), rate)
