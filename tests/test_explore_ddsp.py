@@ -149,7 +149,7 @@ def test_draw_a_curve(explorer, folder):
     assert np.ptp(level) < 0.02 and abs(np.median(level) - np.nanmedian(before)) > 1  # drawn, and not what was there
     assert np.all(np.diff(c.pitch[round(0.52 * n) : round(0.58 * n)]) <= 1e-6)  # then down
     same = slice(round(0.65 * n), round(0.95 * n))
-    assert np.allclose(c.pitch[same], before[same], atol=1e-3, equal_nan=True)
+    assert np.nanmax(np.abs(c.pitch[same] - before[same])) < 1e-3
     heard, sr = soundfile.read(saved(explorer, folder, "drawn.wav"))
     part = heard[round(0.3 * len(heard)) : round(0.3 * len(heard)) + 8000] * np.hanning(8000)
     spectrum = np.abs(np.fft.rfft(part, 32_000))

@@ -275,7 +275,11 @@ def with_timbre(c: Controls, edits: Edits) -> Controls:
         c = c.scale_noise(_bands(c, edits))
     c = c if edits.freeze is None else c.freeze(min(edits.freeze, c.duration - c.step))
     c = c.stretch(edits.stretch) if edits.stretch != 1 else c
-    return c.with_reverb(room_response(edits.decay, edits.room, c.sr)) if edits.room else c
+    if not edits.room:
+        return c
+    rooms = [room_response(edits.decay, edits.room, c.sr), np.zeros(0) if c.reverb is None else c.reverb]
+    n = max(map(len, rooms))
+    return c.with_reverb(sum(np.pad(r, (0, n - len(r))) for r in rooms))  # an instrument may have one of its own
 
 
 def apply(edits: Edits, found: Controls, instruments: Mapping[str, Instrument]) -> Controls:
@@ -322,25 +326,37 @@ def view(x: np.ndarray, c: Controls) -> View:
     return View(spectrogram(x), c, len(x) / RATE)
 
 # %% ../../nbs/ddsp/16_explore.ipynb #273a7692
-def _heat(z: np.ndarray, y: np.ndarray, duration: float, floor: float, dark: str, axis: str) -> Any:
-    "A heat map in dB (R, C) from `floor` below its loudest up"
+def _heat(z: np.ndarray, y: np.ndarray, duration: float, top: float, floor: float, dark: str, axis: str) -> Any:
+    "A heat map in dB (R, C), dark at `top` and white from `floor` below it down"
     import plotly.graph_objects as go
 
     from mirkit.core.view import shrink_image
 
     small = shrink_image(z, 400, 50_000)
-    shade = np.rint(255 * np.clip((small - small.max() + floor) / floor, 0, 1)).astype(np.uint8)
+    shade = np.rint(255 * np.clip((small - top + floor) / floor, 0, 1)).astype(np.uint8)
     column = duration / small.shape[1]
     scale = {"colorscale": [[0, "#ffffff"], [1, dark]], "zmin": 0, "zmax": 255, "showscale": False}
     return go.Heatmap(z=shade, x0=column / 2, dx=column, y=y.astype(np.float32), hoverinfo="none", yaxis=axis, **scale)
 
 
-def _traces(v: View, number: int) -> list[Any]:  # four
+def _levels(c: Controls) -> tuple[np.ndarray, np.ndarray]:  # dB (N, T), (K, T)
+    "The first 40 harmonics and the noise"
+    harmonics, noise = (20 * np.log10(np.maximum(a.T, 1e-7)) for a in (c.harmonics[:, :40], c.noise))
+    return harmonics, noise
+
+
+def _tops(v: View) -> tuple[float, float, float]:  # dB
+    "The loudest of spectrogram, harmonics and noise, which are the same before and after"
+    harmonics, noise = _levels(v.controls)
+    return float(v.sound.max()), max(float(harmonics.max()), -40.0), max(float(noise.max()), -50.0)
+
+
+def _traces(v: View, number: int, tops: tuple[float, float, float]) -> list[Any]:  # four
     "Spectrogram, f0, harmonics and noise: of the upper ones (number 0) or the lower ones (1)"
     import plotly.graph_objects as go
 
     c, (sound, harmonics, noise) = v.controls, [f"y{i}" if i > 1 else "y" for i in (6 - number, 4 - number, 2 - number)]
-    db = [20 * np.log10(np.maximum(a.T, 1e-7)) for a in (c.harmonics[:, :40], c.noise)]
+    db = _levels(c)
     keep = max(1, len(c) // 1500)
     midi = np.where(c.voiced, c.pitch, np.nan)[::keep].astype(np.float32)
     line = {"width": 2, "color": (PALETTE[0], PALETTE[1])[number]}
@@ -349,16 +365,17 @@ def _traces(v: View, number: int) -> list[Any]:  # four
     curve.update(hovertemplate="%{x:.2f} s, MIDI %{y:.2f}<extra></extra>", connectgaps=False)
     rows = np.linspace(LOW, HIGH, len(v.sound), endpoint=False) + (HIGH - LOW) / 2 / len(v.sound)
     return [
-        _heat(v.sound, rows, v.duration, 70, "#26323f", sound),
+        _heat(v.sound, rows, v.duration, tops[0], 70, "#26323f", sound),
         curve,
-        _heat(db[0], np.arange(1, len(db[0]) + 1), c.duration, 60, "#0b5394", harmonics),
-        _heat(db[1], np.linspace(0, c.sr / 2000, len(db[1])), c.duration, 60, "#7d5ba6", noise),
+        _heat(db[0], np.arange(1, len(db[0]) + 1), c.duration, tops[1], 60, "#0b5394", harmonics),
+        _heat(db[1], np.linspace(0, c.sr / 2000, len(db[1])), c.duration, tops[2], 60, "#7d5ba6", noise),
     ]
 
 # %% ../../nbs/ddsp/16_explore.ipynb #57ae1d9a
 def explorer_figure(before: View, after: View) -> "go.Figure":  # eight traces
     "Before and after: spectrograms with f0, harmonics, noise"
-    figure = _figure([*_traces(before, 0), *_traces(after, 1)], "", "time (s)", "", 760)
+    tops = _tops(before)
+    figure = _figure([*_traces(before, 0, tops), *_traces(after, 1, tops)], "", "time (s)", "", 760)
     hz = (100, 200, 500, 1000, 2000, 5000)
     ticks = {"tickvals": [float(hz_to_midi(f)) for f in hz], "ticktext": [f"{f:g}" for f in hz]}
     plain = {"showgrid": False, "zeroline": False}
