@@ -19,7 +19,7 @@ from .scales import midi_of, safe_divide
 # %% ../../nbs/ddsp/07_losses.ipynb #b21222ea
 def _pieces(count: int, cells: int, device: torch.device) -> Iterator[slice]:
     "Slices of frames with so many cells each that they stay in the processor's cache; on a GPU, larger ones"
-    size = max(1, (1 << (26 if device.type == "cuda" else 18)) // max(cells, 1))
+    size = max(1, (1 << (26 if device.type == "cuda" else 16)) // max(cells, 1))
     yield from (slice(a, min(a + size, count)) for a in range(0, count, size))
 
 
