@@ -18,20 +18,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..core.checks import check_choice, check_range
+from .noise import check_audio
 from .scales import safe_log
 
 # %% ../../nbs/ddsp/03_spectral.ipynb #cc887fbe
 _PIECE = 2**22  # samples of frames that are transformed at a time
-
-
-def _check_audio(name: str, x: Tensor) -> Tensor:
-    """`x` as float32 or float64 (B, S). Raises `ValueError` for other shapes, no samples, and NaN or infinity. What is being
-    learned is not looked at, nor what lies on another device, which would have to wait."""
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; it must be (B, S) with at least one sample")
-    if not x.requires_grad and x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
-        raise ValueError(f"{name} has samples that are not finite: NaN or infinity")
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _frames(x: Tensor, size: int, hop: int, count: int, left: int = 0) -> Tensor:
@@ -79,7 +70,7 @@ def magnitudes(
     overlap: float = 0.75,  # part of a frame that belongs to the next one too; 0 … 1 − 1 / size
 ) -> Tensor:  # (B, ⌈S / hop⌉, size // 2 + 1), hop = ⌊size · (1 − overlap)⌋
     "Magnitude spectra. Raises `ValueError` for what is not (B, S), empty, or not finite."
-    x, hop = _check_audio("x", x), _hop(size, overlap)
+    x, hop = check_audio("x", x), _hop(size, overlap)
     return _some_at_a_time(_frames(x, size, hop, -(-x.shape[1] // hop)), lambda frames: _spectrum(frames).abs())
 
 # %% ../../nbs/ddsp/03_spectral.ipynb #a1a68527
@@ -116,7 +107,7 @@ def encoder_mel(
 ) -> Tensor:  # natural logarithm of magnitudes (B, ⌈S / hop⌉, M), at least ln 1e-5
     "Log-mel spectrogram. Raises `ValueError` for what is not (B, S), empty or not finite."
     check_range("hop", hop, 1)
-    x, weights = _check_audio("x", x), mel_triangles(n_mels, n_fft, sr, 0.0, sr / 2)
+    x, weights = check_audio("x", x), mel_triangles(n_mels, n_fft, sr, 0.0, sr / 2)
     frames = _frames(x, n_fft, hop, -(-x.shape[1] // hop), n_fft // 2 if center else 0)
     mel = _some_at_a_time(frames, lambda part: _times(_spectrum(part).abs(), weights))
     return safe_log(mel, compat=compat)
@@ -165,7 +156,7 @@ def loudness(
     low: float = -80.0,  # dB, the least
 ) -> Tensor:  # dB (B, T)
     "A-weighted loudness. Raises `ValueError` for impossible rates and an unknown padding."
-    frames = _level_frames(_check_audio("x", x), sr, frame_rate, n_fft, padding)
+    frames = _level_frames(check_audio("x", x), sr, frame_rate, n_fft, padding)
     return _decibels(_some_at_a_time(frames, lambda part: _times(_power(_spectrum(part)), _ear(n_fft, sr))), low)
 
 
@@ -178,7 +169,7 @@ def rms_power(
     low: float = -80.0,  # dB, the least
 ) -> Tensor:  # dB (B, T)
     "Power in decibels. Raises `ValueError` for impossible rates and an unknown padding."
-    frames = _level_frames(_check_audio("x", x), sr, frame_rate, frame_size, padding)
+    frames = _level_frames(check_audio("x", x), sr, frame_rate, frame_size, padding)
     return _decibels(_some_at_a_time(frames, lambda part: part.square().mean(-1)), low)
 
 # %% ../../nbs/ddsp/03_spectral.ipynb #d9d59db3
@@ -300,7 +291,7 @@ def spectral_distance(
     sr: int = 16000,  # Hz, for loudness
 ) -> Tensor:  # scalar ≥ 0
     "Multi-scale spectral distance of two sounds. Raises `ValueError` for different shapes, bad sizes and an unknown kind."
-    target, audio, apart = _check_audio("target", target), _check_audio("audio", audio), _apart(kind)
+    target, audio, apart = check_audio("target", target), check_audio("audio", audio), _apart(kind)
     if target.shape != audio.shape or target.dtype != audio.dtype:
         raise ValueError(
             f"target is {tuple(target.shape)} {target.dtype} and audio {tuple(audio.shape)} {audio.dtype}; they must be alike"
