@@ -162,12 +162,14 @@ class Timbre(nn.Module):
 class Instrument(nn.Module):
     "A decoder with its synthesiser and its room: what is trained"
 
+    z_rest: Tensor  # (z,): the timbre that is played when none is told
+
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
         self.net = DecoderNet(config)
-        self.timbre = Timbre(config) if config.z else None
-        self.room = Reverb(config.reverb, "plain", config.sr) if config.reverb else None
+        self.timbre: Timbre | None = Timbre(config) if config.z else None
+        self.room: Reverb | None = Reverb(config.reverb, "plain", config.sr) if config.reverb else None
         self.register_buffer("z_rest", torch.zeros(config.z))
 
     def controls(

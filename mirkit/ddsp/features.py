@@ -85,6 +85,12 @@ class Features:
     def pitch(self) -> np.ndarray:  # (T,) fractional MIDI; NaN where there is none
         return np.asarray(hz_to_midi(self.f0.astype(float)))
 
+    @property
+    def sound(self) -> np.ndarray:  # (N,); `ValueError` where there is none
+        if self.audio is None:
+            raise ValueError("audio = None: these features were not taken from a recording")
+        return self.audio
+
     def cut(self, start: float, end: float) -> "Features":
         "The frames from `start` to `end` (s), with their audio. Raises `ValueError` when there are none."
         return cut_features(self, start, end)
@@ -176,6 +182,7 @@ def extract(
     size: int = 512,  # samples of the frames of the level
 ) -> Features:
     "Pitch and loudness of a recording. Raises `ValueError` for audio that is empty, not finite, not mono, or shorter than a frame."
+    check_choice("level", level, LEVELS)
     x = as_samples(audio, sr)
     if x.ndim != 1:
         raise ValueError(f"audio has shape {x.shape}; it must be mono, (samples,)")
@@ -192,12 +199,16 @@ def extract(
     sure = pitch.confidence[nearest] if len(pitch.time) else np.zeros(frames)
     return Features(np.minimum(f0, model_sr / 2), sure, level_of(y, model_sr, rate, level, size), rate, y, model_sr)
 
-# %% ../../nbs/ddsp/10_features.ipynb #c47cfa9d
+# %% ../../nbs/ddsp/10_features.ipynb #e359fd32
 def plot_features(f: Features, title: str = "") -> "go.Figure":
-    "Pitch, and below it loudness and confidence"
-    from mirkit.core.view import _add_below, _line, f0_figure
+    "Pitch and loudness, and below them confidence"
+    from mirkit.core.view import PALETTE, _line, f0_figure
 
-    figure = f0_figure(f.time, {"f0": f.f0}, title=title)
+    figure = f0_figure(f.time, {"pitch": f.f0}, confidence=f.confidence, title=title)
+    thin: dict[str, Any] = {"line": {"width": 1, "color": PALETTE[2]}, "hovertemplate": "%{y:.0f} dB"}
+    figure.add_trace(_line(f.time, f.loudness, name="loudness", yaxis="y3", **thin))
+    axis = {"overlaying": "y", "side": "right", "title": "loudness (dB)", "showgrid": False, "anchor": "x"}
+    figure.update_layout(yaxis3=axis, showlegend=True, margin_r=70)
     return figure
 
 # %% ../../nbs/ddsp/10_features.ipynb #cc0becf0
