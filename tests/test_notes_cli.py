@@ -181,7 +181,7 @@ def mortal(tmp_path, monkeypatch):
 
 def test_a_process_that_is_killed_loses_nothing(mortal):
     run = functools.partial(map_files, jobs=2, progress=False)
-    assert prepare_notes(mortal, 40, 8, run=run, **SMALL).made == 8
+    assert prepare_notes(mortal, 25, 5, run=run, **SMALL).made == 5
     assert (mortal / "died").exists() and not check_shards(mortal) and not list(mortal.glob(".writing-*"))
 
 
