@@ -282,21 +282,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def test_an_hour_takes_little_more_memory_than_a_minute(here):
-    "Peak memory of fresh processes, with a small instrument at a low rate; the samples alone would be 58 MB"
+    "Peak memory of fresh processes, with a small instrument at a low rate; the samples alone would be 115 MB"
     torch.manual_seed(0)
     small = DecoderConfig(sr=4000, rate=50, rnn=4, dense=4, layers=1, n_harmonics=4, n_noise=5, reverb=400)
     n = 200
     usual = Features(np.full(n, 220.0), np.ones(n), np.full(n, -30.0), 50, sr=4000)
     save_decoder("small.safetensors", Instrument(small), statistics_of([usual], [np.ones(n, bool)]), {})
-    minute, peaks = melody(4000, 60.0, -12), []
+    minute, peaks = melody(8000, 60.0, -12), []
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for minutes in (1, 60):
-        sf.write("in.wav", np.tile(minute, minutes), 4000)
+        sf.write("in.wav", np.tile(minute, minutes), 8000)
         words = [sys.executable, "-c", HOUR, "in.wav", "small.safetensors"]
         done = subprocess.run(words, capture_output=True, text=True, env=env, check=True)
         peaks.append(int(done.stdout))
         assert sf.info("out.wav").frames == 240_000 * minutes
-    assert peaks[1] - peaks[0] < 50, peaks  # MB: the curves of 180 000 frames, a few times, are 10
+    assert peaks[1] - peaks[0] < 80, peaks  # MB
 
 
 # ---- from Python -----------------------------------------------------------------------------------------------------

@@ -186,11 +186,25 @@ def file_features(
     if seconds * config.rate < 1:
         raise AudioError(f"{path}: {1000 * seconds:.2g} ms of sound, less than one frame of {1000 / config.rate:g} ms")
     level = np.concatenate(found)
-    times = np.arange(len(level)) / config.rate
-    f0 = np.minimum(pitch_at(track.time, track.frequency, times), config.sr / 2)
-    nearest = np.searchsorted((track.time[1:] + track.time[:-1]) / 2, times)
-    sure = track.confidence[nearest] if len(track.time) else np.zeros(len(level))
-    return Features(f0, sure, level, config.rate, sr=config.sr)
+    f0, sure = np.zeros((2, len(level)), np.float32)
+    for a in range(0, len(level), _PIECE):
+        times = np.arange(a, min(a + _PIECE, len(level))) / config.rate
+        f0[a : a + _PIECE], sure[a : a + _PIECE] = _heard_at(track, times)
+    return Features(np.minimum(f0, config.sr / 2), sure, level, config.rate, sr=config.sr)
+
+
+_PIECE = 1 << 15  # frames
+
+
+def _heard_at(track: PitchTrack, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Pitch (Hz) and confidence of a track at some times (s), from that part of it alone"
+    if not len(track.time):
+        return np.zeros(len(times)), np.zeros(len(times))
+    first, last = np.searchsorted(track.time, times[[0, -1]])
+    part = slice(max(0, first - 2), last + 2)
+    time = track.time[part]
+    nearest = np.searchsorted((time[1:] + time[:-1]) / 2, times)
+    return pitch_at(time, track.frequency[part], times), track.confidence[part][nearest]
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #507f6cd3
 FORMATS = ("wav", "flac", "npz")
