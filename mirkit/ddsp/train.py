@@ -876,12 +876,13 @@ def launch(
     total = json.loads((folder / "config.json").read_text())["settings"]["steps"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
     command += ["-m", "mirkit.ddsp.train", str(folder.resolve()), "--device", device]
-    with open(folder / "launch.log", "w") as log, tqdm(total=total, unit="step", disable=not progress) as bar:
+    with open(folder / "launch.log", "w") as log, tqdm(total=total, unit="step", mininterval=2, disable=not progress) as bar:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             while process.poll() is None:
                 time.sleep(0.5)
-                bar.update(Control(folder).status().get("step", 0) - bar.n)
+                if (step := Control(folder).status().get("step", 0)) > bar.n:
+                    bar.update(step - bar.n)
         finally:
             if process.poll() is None:
                 process.terminate()
