@@ -183,7 +183,8 @@ class _Piece:
 
     def single(self, which: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         "Harmonics (rows, numbers from 0) with their angles and where they are heard, some at a time"
-        for row, k in zip(*(i.split(256) for i in which.nonzero(as_tuple=True)), strict=True):
+        some = max(1, (1 << 20) // len(self.j))
+        for row, k in zip(*(i.split(some) for i in which.nonzero(as_tuple=True)), strict=True):
             heard = _heard(self.k[k] * self.f[row, 0], self.k[k] * self.there[row, 0], self.j, self.hop, self.sr)
             angle = (self.k[k, None] * self.cycles[row]).frac_().mul_(2 * math.pi).to(dtype)
             yield row, k, angle, heard.to(dtype)
@@ -298,6 +299,10 @@ def _check_controls(name: str, f: Tensor, amplitudes: Tensor, sr: float, highest
         raise ValueError("amplitudes must be numbers, but some are NaN or infinite")
 
 
+def _single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def harmonic_hops(
     f0: Tensor,  # Hz at frames 0 … T (B, T + 1, 1), 0 … sr/2
     amplitudes: Tensor,  # (B, T + 1, N)
@@ -312,12 +317,13 @@ def harmonic_hops(
     check_range("hop", hop, 1)
     if f0.shape[2] != 1:
         raise ValueError(f"f0 must be (B, T, 1), not {tuple(f0.shape)}")
-    f = f0.double()
+    f, amplitudes = f0.double(), _single(amplitudes)
     start, end = _start(f, hop, sr, phase)
     line = torch.cat((start, f[:, :-1], f[:, 1:] - f[:, :-1]), -1).flatten(0, 1)
     w = fade(hop, amp_method, amplitudes.device, amplitudes.dtype)
     here, there = amplitudes[:, :-1].flatten(0, 1), amplitudes[:, 1:].flatten(0, 1)
-    audio = _HarmonicHops.apply(line, here, there, w, sr)
+    with torch.autocast(w.device.type, enabled=False):
+        audio = _HarmonicHops.apply(line, here, there, w, sr)
     return audio.view(len(f0), -1), 2 * math.pi * end.detach()
 
 # %% ../../nbs/signal/09_oscillators.ipynb #89a3e56b
@@ -450,8 +456,10 @@ def sinusoid_bank(
     if frequencies.shape != amplitudes.shape:
         raise ValueError(f"frequencies {tuple(frequencies.shape)} and amplitudes {tuple(amplitudes.shape)} differ")
     hop = _hop(n_samples, frequencies.shape[1])
-    f, a = _held(frequencies.double()), _held(amplitudes)
+    f, a = _held(frequencies.double()), _held(_single(amplitudes))
     start, _ = _start(f, hop, sr, None)
     line = torch.stack((start, f[:, :-1], f[:, 1:] - f[:, :-1]), -1).flatten(0, 1)
     w = fade(hop, amp_method, a.device, a.dtype)
-    return _SineHops.apply(line, a[:, :-1].flatten(0, 1), a[:, 1:].flatten(0, 1), w, sr).view(len(a), n_samples)
+    with torch.autocast(w.device.type, enabled=False):
+        audio = _SineHops.apply(line, a[:, :-1].flatten(0, 1), a[:, 1:].flatten(0, 1), w, sr)
+    return audio.view(len(a), n_samples)
