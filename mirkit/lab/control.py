@@ -184,7 +184,8 @@ def control_callback(
             self.begun, self.first = time.monotonic(), trainer.global_step
             for optimizer in trainer.optimizers:
                 scale_rates(optimizer, lambda: self.scale)
-            if (control.folder / CONTROL).exists():  # what stands there counts more than what the checkpoint remembers
+            there = (control.folder / CONTROL).exists()  # what stands there counts more than the checkpoint's memory
+            if trainer.strategy.broadcast(there):  # the first process's view: below it writes that file
                 self.look(trainer)
             if trainer.is_global_zero:
                 control.write(stop=False, save_now=False, lr_scale=self.scale)
