@@ -321,18 +321,20 @@ class View:
     duration: float  # s of the sound
 
 
-def view(x: np.ndarray, c: Controls) -> View:
-    "A sound at RATE and its controls"
-    return View(spectrogram(x), c, len(x) / RATE)
+def view(x: np.ndarray, c: Controls, columns: int = 400) -> View:
+    "A sound at RATE and its controls, with so many columns in each of its pictures at most"
+    return View(spectrogram(x, columns=columns), c, len(x) / RATE)
 
 # %% ../../nbs/ddsp/16_explore.ipynb #273a7692
-def _heat(z: np.ndarray, y: np.ndarray, duration: float, top: float, floor: float, dark: str, axis: str) -> Any:
+def _heat(
+    z: np.ndarray, y: np.ndarray, duration: float, columns: int, top: float, floor: float, dark: str, axis: str
+) -> Any:
     "A heat map in dB (R, C), dark at `top` and white from `floor` below it down"
     import plotly.graph_objects as go
 
     from mirkit.core.view import shrink_image
 
-    small = shrink_image(z, 400, 50_000)
+    small = shrink_image(z, columns, 50_000)
     shade = np.rint(255 * np.clip((small - top + floor) / floor, 0, 1)).astype(np.uint8)
     column = duration / small.shape[1]
     scale = {"colorscale": [[0, "#ffffff"], [1, dark]], "zmin": 0, "zmax": 255, "showscale": False}
@@ -356,7 +358,7 @@ def _traces(v: View, number: int, tops: tuple[float, float, float]) -> list[Any]
     import plotly.graph_objects as go
 
     c, (sound, harmonics, noise) = v.controls, [f"y{i}" if i > 1 else "y" for i in (6 - number, 4 - number, 2 - number)]
-    db = _levels(c)
+    db, columns = _levels(c), v.sound.shape[1]
     keep = max(1, len(c) // 1500)
     midi = np.where(c.voiced, c.pitch, np.nan)[::keep].astype(np.float32)
     line = {"width": 2, "color": (PALETTE[0], PALETTE[1])[number]}
@@ -365,10 +367,10 @@ def _traces(v: View, number: int, tops: tuple[float, float, float]) -> list[Any]
     curve.update(hovertemplate="%{x:.2f} s, MIDI %{y:.2f}<extra></extra>", connectgaps=False)
     rows = np.linspace(LOW, HIGH, len(v.sound), endpoint=False) + (HIGH - LOW) / 2 / len(v.sound)
     return [
-        _heat(v.sound, rows, v.duration, tops[0], 70, "#26323f", sound),
+        _heat(v.sound, rows, v.duration, columns, tops[0], 70, "#26323f", sound),
         curve,
-        _heat(db[0], np.arange(1, len(db[0]) + 1), c.duration, tops[1], 60, "#0b5394", harmonics),
-        _heat(db[1], np.linspace(0, c.sr / 2000, len(db[1])), c.duration, tops[2], 60, "#7d5ba6", noise),
+        _heat(db[0], np.arange(1, len(db[0]) + 1), c.duration, columns, tops[1], 60, "#0b5394", harmonics),
+        _heat(db[1], np.linspace(0, c.sr / 2000, len(db[1])), c.duration, columns, tops[2], 60, "#7d5ba6", noise),
     ]
 
 # %% ../../nbs/ddsp/16_explore.ipynb #57ae1d9a
@@ -625,7 +627,9 @@ class ControlsExplorer(Panel):
         before = np.where(c.voiced, c.pitch, np.nan)
         midi = np.where((f0 != c.f0) | c.voiced, midi, np.nan)
         known = np.concatenate([midi[np.isfinite(midi)], before[np.isfinite(before)]])
-        low, high = (known.min(), known.max()) if len(known) else (57.0, 69.0)
+        low, high = (
+            np.percentile(known, (2, 98)) if len(known) else (57.0, 69.0)
+        )  # a few wrong octaves count for nothing
         if not (self._range[0] <= low - 1 and high + 1 <= self._range[1]):
             self._range = (max(12.0, float(low) - 7), min(115.0, float(high) + 7))
             image = spectrogram(self.sounds["recording"], *self._range, rows=160, columns=600, size=2048)
