@@ -47,6 +47,11 @@ class NoteRange:
     noise_loss: Pair = (1.0, 10.0)  # how far the noise is turned down, logit
     loud: float = 0.8  # probability that an example is divided by no more than the first number of
     divisor: Pair = (2.0, 10.0)
+    sung: float = 0.0  # probability that an example is sung, with
+    sung_midi: Pair = (36.0, 76.0)  # its middle pitch
+    reach: Pair = (-5.0, 5.0)  # where notes lie around it, semitones
+    glide: Pair = (-8.0, 8.0)  # from a note's begin to its end, semitones
+    tilt: Pair = (2.0, 14.0)  # dB per octave that its spectra fall
 
     def __post_init__(self):
         for field in fields(self):
@@ -54,7 +59,7 @@ class NoteRange:
 
     @staticmethod
     def preset(
-        name: str = "paper",  # or voice
+        name: str = "paper",  # paper, voice, mixed
         **changes: Any,  # of single ranges
     ) -> "NoteRange":
         "Ranges by name. Raises `ValueError` for unknown ones."
@@ -63,7 +68,11 @@ class NoteRange:
         return NoteRange(**_PRESETS[check_choice("preset", name, _PRESETS)] | changes)
 
 
-_PRESETS: dict[str, dict[str, Any]] = {"paper": {}, "voice": {"midi": (36.0, 84.0), "noise_loss": (0.0, 6.0)}}
+_PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "voice": {"midi": (36.0, 84.0), "noise_loss": (0.0, 6.0), "sung": 1.0},
+    "mixed": {"sung": 0.4},
+}
 
 # %% ../../nbs/ddsp/04_notes.ipynb #01035386
 _LIMITS: dict[str, Pair] = {
@@ -71,6 +80,9 @@ _LIMITS: dict[str, Pair] = {
     "components": (1, 20),
     "smoothness": (0.1, math.inf),
     "midi": (0, 150),
+    "sung_midi": (0, 150),
+    "reach": (-50, 50),
+    "glide": (-50, 50),
     "divisor": (1, math.inf),
     "level": (-50, 50),
     "noise_loss": (-50, 50),
@@ -237,6 +249,47 @@ def _timbres(plan: _Plan, z: Tensor, r: NoteRange, kind: str) -> Tensor:  # logi
     jitter = plan.of(f"{kind}_jitter", r.noise_jitter if noise else r.harmonic_jitter)[plan.note]
     return both.addcmul_(z, jitter[:, None])
 
+# %% ../../nbs/ddsp/04_notes.ipynb #ad498b5a
+_MIDDLE, _OWN = (
+    36,
+    40,
+)  # places: of an example's middle pitch (before it whether it is sung), of a sung note's own numbers
+_FORMANTS = ((250.0, 900.0), (700.0, 2500.0), (2000.0, 3500.0), (3000.0, 4500.0))  # Hz
+
+
+def _sung(plan: _Plan, r: NoteRange) -> Tensor:  # bool (M,)
+    "Which notes belong to a sung example"
+    return uniform_at(plan.key, torch.full_like(plan.number, _MIDDLE - 1)[:, None])[:, 0] <= r.sung
+
+
+def _own(plan: _Plan) -> Tensor:  # (M, 16)
+    "Numbers that only sung notes need"
+    return uniform_at(plan.key, 64 * plan.number[:, None] + _OWN + torch.arange(16, device=plan.key.device))
+
+
+def _sung_pitches(plan: _Plan, midi: Tensor, r: NoteRange) -> Tensor:  # (B·T,)
+    "The same vibrato and jitter around pitches of a melody"
+    u, middle = _own(plan), uniform_at(plan.key, torch.full_like(plan.number, _MIDDLE)[:, None])[:, 0]
+    note = _between(middle, r.sung_midi) + _between(u[:, 0], r.reach)
+    glide = torch.where(u[:, 1] < 0.7, _between(u[:, 2], r.glide), 0.0)
+    moved = midi + (note - plan.of("midi", r.midi))[plan.note] + glide[plan.note] * (plan.x - 0.5)
+    return torch.where(_sung(plan, r)[plan.note], moved, midi)
+
+
+def _sung_spectra(plan: _Plan, logit: Tensor, f0: Tensor, r: NoteRange) -> Tensor:  # (B·T, N)
+    "Spectra that fall and have formants"
+    u, k = _own(plan), torch.arange(1, logit.shape[1] + 1, device=logit.device)
+    f, gain = f0[:, None] * k, 10 ** -(1 + u[plan.note, 3:4])
+    for i, (low, high) in enumerate(_FORMANTS):
+        centre = low + (high - low) * u[:, 4 + i]
+        width, peak = 40 + 80 * u[:, 8] + 0.04 * centre, 10 ** (-0.3 * i * u[:, 9])
+        off = (f - centre[plan.note, None]) / width[plan.note, None]
+        gain = gain + peak[plan.note, None] * (1 + off * off).rsqrt()
+    fall = (_between(u[:, 10], r.tilt) * (math.log(10) / 20))[plan.note, None] * torch.log2(k)
+    shaped = 0.3 * logit + gain.log() - fall
+    shaped[:, 0] -= torch.where(u[:, 11] < 0.4, 3 * u[:, 12], 0.0)[plan.note]
+    return torch.where(_sung(plan, r)[plan.note, None], shaped, logit)
+
 # %% ../../nbs/ddsp/04_notes.ipynb #d0d46527
 @dataclass(frozen=True)
 class NoteBatch:
@@ -324,7 +377,9 @@ def synthetic_notes(
     "Examples first … first + count − 1 of a seed. Raises `ValueError` for sizes and ranges that cannot be."
     _check_sizes(first, count, n_frames, n_harmonics, n_noise)
     check_range("n_frames", n_frames, 1, 2000 * ranges.frames[0])  # notes have so many places
-    _check_highest(ranges.midi[1] + ranges.vibrato_depth[1] + 6 * ranges.midi_jitter[1], sr)
+    r = ranges
+    sung = r.sung_midi[1] + r.reach[1] + max(map(abs, r.glide)) / 2 if r.sung else 0.0
+    _check_highest(max(r.midi[1], sung) + r.vibrato_depth[1] + 6 * r.midi_jitter[1], sr)
     block = _BLOCK.get(torch.device(device).type, 1024)
     blocks = []
     for begin in range(int(first), int(first) + int(count), block):
@@ -360,8 +415,12 @@ def _make(key: Tensor, T: int, N: int, K: int, sr: int, r: NoteRange, fix: bool)
     plan, z = _plan(key, T, r), _normals(key, T, 2 + N + K).flatten(0, 1)
     rest = (plan.of("rest") <= r.rests)[plan.note]
     level = _levels(plan, z[:, 0], r).masked_fill_(rest, -10.0)
-    f0 = _hz(_pitches(plan, z[:, 1], r).masked_fill_(rest, 0.0))
-    harmonics = _timbres(plan, z[:, 2 : 2 + N], r, "harmonic").masked_fill_(rest[:, None], 0.0)
+    midi, harmonics = _pitches(plan, z[:, 1], r), _timbres(plan, z[:, 2 : 2 + N], r, "harmonic")
+    if r.sung:
+        midi = _sung_pitches(plan, midi, r)
+        harmonics = _sung_spectra(plan, harmonics, _hz(midi.clone()), r)
+    f0 = _hz(midi.masked_fill_(rest, 0.0))
+    harmonics = harmonics.masked_fill_(rest[:, None], 0.0)
     if fix:
         above = f0[:, None] * torch.arange(1, N + 1, device=key.device) >= sr / 2
         harmonics.masked_fill_(above, -math.inf)
