@@ -9,14 +9,12 @@ __all__ = ['STAGES', 'RECIPES', 'RANGES', 'LENGTHS', 'CHOICES', 'FLOOR', 'ATTEMP
            'known_terms', 'kde_options', 'level_term', 'pitch_term', 'inverse_terms', 'pitch_scores', 'val_notes',
            'baseline_pitch', 'baseline_scores', 'Watched', 'watch_clips', 'InverseTraining', 'draw', 'score_notes',
            'score_watched', 'begin_with', 'voicing_threshold', 'choose_threshold', 'config_from', 'find_tracks',
-           'open_training', 'fit_options', 'launch', 'train_folder', 'main']
+           'open_training']
 
 # %% ../../nbs/ddsp/09_train.ipynb #cd69d5f3
 import dataclasses
 import difflib
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +44,6 @@ from .noise import filtered_noise
 from .notes import NoteBatch, NoteRange, synthetic_notes
 from .scales import midi_of
 from .spectral import spectral_distance
-from ..lab.fit import FitOptions, FitResult, fit
 from ..signal.counter import bits_at, uniform_at
 from ..signal.oscillators import harmonic_bank, sinusoid_bank
 
@@ -678,6 +675,12 @@ class InverseTraining(L.LightningModule):
         if self.averaged is not None:
             self.averaged.update_parameters(self.net)
 
+    def on_fit_start(self) -> None:
+        if self.config.batch_size % self.trainer.world_size:
+            raise ValueError(
+                f"batch_size = {self.config.batch_size} cannot be shared by {self.trainer.world_size} processes"
+            )
+
     def on_train_end(self) -> None:
         self.ahead.close()
 
@@ -838,82 +841,3 @@ def open_training(settings: Mapping[str, Any], threads: int = 2) -> InverseTrain
         for net in {module.net, module.used}:
             net.low_precision = torch.bfloat16
     return module
-
-
-def fit_options(settings: Mapping[str, Any], folder: str | Path, device: str = "auto", **more: Any) -> FitOptions:
-    "How it is trained; more: devices, num_nodes, logger, progress"
-    steps, seen = settings["steps"], settings["val_clips"] > 0
-    return FitOptions(
-        Path(folder),
-        steps,
-        min(steps, settings["steps_per_epoch"]),
-        device,
-        seed=settings["seed"],
-        patience=settings["patience"],
-        gradient_clip=settings["config"]["gradient_clip"],
-        monitor="RPA" if seen else "train/loss",
-        mode="max" if seen else "min",
-        **more,
-    )
-
-# %% ../../nbs/ddsp/09_train.ipynb #1d6772e7
-def launch(
-    folder: str | Path,  # of a run, with its config.json
-    devices: int,  # processes on this machine
-    device: str = "auto",
-    progress: bool = True,
-) -> None:
-    "Train a run in several processes on this machine. Raises `RuntimeError` with the last lines of their log when they fail."
-    import subprocess
-    import sys
-    import time
-
-    from tqdm.auto import tqdm
-
-    from mirkit.lab.control import Control
-
-    folder = Path(folder)
-    total = json.loads((folder / "config.json").read_text())["settings"]["steps"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(devices)]
-    command += ["-m", "mirkit.ddsp.train", str(folder.resolve()), "--device", device]
-    with open(folder / "launch.log", "w") as log, tqdm(total=total, unit="step", mininterval=2, disable=not progress) as bar:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            while process.poll() is None:
-                time.sleep(0.5)
-                if (step := Control(folder).status().get("step", 0)) > bar.n:
-                    bar.update(step - bar.n)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    if process.returncode:
-        last = (folder / "launch.log").read_text()[-2000:]
-        raise RuntimeError(f"{devices} processes ended with {process.returncode}; the end of launch.log:\n{last}")
-
-
-def train_folder(folder: str | Path, device: str = "auto", **more: Any) -> FitResult:
-    "Train the run of a folder, as one of several processes where torchrun has started them"
-    from mirkit.lab.control import control_callback
-
-    settings = json.loads((Path(folder) / "config.json").read_text())["settings"]
-    here, world = (int(os.environ.get(name, 1)) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
-    if settings["config"]["batch_size"] % world:
-        raise ValueError(f"batch_size = {settings['config']['batch_size']} cannot be shared by {world} processes")
-    options = fit_options(settings, folder, device, devices=here, num_nodes=world // here, **more)
-    return fit(open_training(settings), options, callbacks=[control_callback(folder)])
-
-# %% ../../nbs/ddsp/09_train.ipynb #4b2d7a81
-def main(arguments: list[str] | None = None) -> None:
-    "torchrun -m mirkit.ddsp.train FOLDER --device cuda"
-    import argparse
-
-    parser = argparse.ArgumentParser(description="Train an inverse synthesiser: what is in the folder's config.json")
-    parser.add_argument("folder", help="of a run that the notebook train_ddsp_inv, or you, have begun")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    given = parser.parse_args(arguments)
-    train_folder(given.folder, given.device)
-
-
-if __name__ == "__main__" and "__file__" in globals():  # as a program; a notebook has no file
-    main()
