@@ -131,9 +131,17 @@ def offered(
     return found, trouble
 
 
-def inverted(synth: Any) -> Callable[[Any], Controls]:  # of a sound
-    "Controls by an inverse synthesiser (`controls(audio, sr)`)"
-    return lambda sound: synth.controls(sound.audio, sound.sr)
+def inverted(
+    synth: Any,  # an inverse synthesiser, with `controls(audio, sr)`
+    quiet: float = 50.0,  # dB below the loudest harmonics where a pitch is no pitch any more
+) -> Callable[[Any], Controls]:  # of a sound
+    "Controls by an inverse synthesiser, which says some pitch in pauses too"
+
+    def estimate(sound: Any) -> Controls:
+        c = synth.controls(sound.audio, sound.sr)
+        return replace(c, f0=np.where(c.amplitude < 10 ** (-quiet / 20) * c.amplitude.max(), 0, c.f0))
+
+    return estimate
 
 # %% ../../nbs/ddsp/16_explore.ipynb #f532c1de
 ITSELF, AVERAGE = "the clip itself", "wavetable: the clip's average"
