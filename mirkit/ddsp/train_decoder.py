@@ -47,7 +47,9 @@ class DecoderRecipe:
     batch_size: int = 8  # crops
     learning_rate: float = 1e-3  # the highest
     room_rate: float = 0.1  # times that, for the room
-    schedule: str = "cosine"  # cosine (a warm-up, then down to a fiftieth), exponential (× 0.98 in 10 000 steps), constant
+    schedule: str = (
+        "cosine"  # cosine (a warm-up, then down to a fiftieth), exponential (× 0.98 in 10 000 steps), constant
+    )
     ramp: int = 100  # steps of warm-up, at most; nor more than a tenth of the run
     gradient_clip: float = 3.0  # largest norm of the gradient; 0: no limit
     mag_weight: float = 1.0  # of magnitudes in the loss
@@ -118,7 +120,11 @@ def rate_at(recipe: DecoderRecipe, step: int, steps: int) -> float:
     ramp = min(recipe.ramp, steps // 10)
     rising = min(1.0, (step + 1) / (ramp + 1))
     done = min(1.0, step / max(1, steps))
-    height = {"cosine": 0.02 + 0.49 * (1 + math.cos(math.pi * done)), "exponential": 0.98 ** (step / 10_000), "constant": 1.0}
+    height = {
+        "cosine": 0.02 + 0.49 * (1 + math.cos(math.pi * done)),
+        "exponential": 0.98 ** (step / 10_000),
+        "constant": 1.0,
+    }
     return recipe.learning_rate * rising * height[recipe.schedule]
 
 # %% ../../nbs/ddsp/12_train_decoder.ipynb #12764191
@@ -276,7 +282,9 @@ def split_recordings(
         for r in recordings:
             n = max(1, round(r.features.duration / piece))
             cuts = np.linspace(0, r.features.duration, n + 1)
-            pieces += [Recording(f"{r.id}@{a:.0f}", r.features.cut(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+            pieces += [
+                Recording(f"{r.id}@{a:.0f}", r.features.cut(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            ]
         count = min(len(pieces) - 1, math.ceil(share * len(pieces))) if share else 0
         chosen = set(np.random.default_rng((seed, 20)).permutation(len(pieces))[:count].tolist())
         learn, test = ([p for i, p in enumerate(pieces) if (i in chosen) == side] for side in (False, True))
@@ -338,9 +346,11 @@ def decoder_loss(
     "How far the instrument's sound is from the recordings', with new noise"
     y = instrument(crops.f0, crops.loudness, crops.audio)
     start = recipe.frames[1] * recipe.decoder.hop
-    return spectral_distance(crops.audio[:, start:], y[:, start:], recipe.sizes, recipe.mag_weight, recipe.logmag_weight)
+    return spectral_distance(
+        crops.audio[:, start:], y[:, start:], recipe.sizes, recipe.mag_weight, recipe.logmag_weight
+    )
 
-
+# %% ../../nbs/ddsp/12_train_decoder.ipynb #242afd65
 class DecoderTraining(L.LightningModule):
     "Training of an instrument; validated on what is held out"
 
@@ -451,7 +461,9 @@ def sine_like(
     with torch.no_grad():
         plain = harmonic_synth(one, one, f0, len(f) * f.hop, f.sr)[0].numpy()
         gain = 10 ** ((loud - level_of(plain, f.sr, f.rate)) / 20) * (loud > LOWEST)
-        return harmonic_synth(torch.from_numpy(gain.astype(np.float32))[None, :, None], one, f0, len(plain), f.sr)[0].numpy()
+        return harmonic_synth(torch.from_numpy(gain.astype(np.float32))[None, :, None], one, f0, len(plain), f.sr)[
+            0
+        ].numpy()
 
 # %% ../../nbs/ddsp/12_train_decoder.ipynb #49be4c88
 def pitch_errors(
@@ -483,7 +495,10 @@ def evaluate_players(
         for name, play in players.items():
             sound = play(f)
             n = max(1, int(f.duration / window))
-            cuts = [(round(i * window * f.rate), round((i + 1) * window * f.rate) if i + 1 < n else len(f)) for i in range(n)]
+            cuts = [
+                (round(i * window * f.rate), round((i + 1) * window * f.rate) if i + 1 < n else len(f))
+                for i in range(n)
+            ]
             found = [compare(f.sound[a * f.hop : b * f.hop], sound[a * f.hop : b * f.hop], f) for a, b in cuts]
             row: dict[str, Any] = {"player": name, "recording": r.id, "seconds": f.duration}
             row |= {k: float(np.mean([w[k] for w in found])) for k in found[0]}
