@@ -36,6 +36,7 @@ QUICK = {
         "examples": 1,
     },
     "train_ddsp_inv": {
+        "recipe": "ci",
         "steps": 4,
         "steps_per_epoch": 2,
         "batch_size": 4,

@@ -56,7 +56,7 @@ class TrainConfig:
     preset: str = "paper"  # network: paper, base, tiny, ci
     net: Mapping[str, Any] = field(default_factory=dict)  # changes to it: n_frames, n_harmonics, channels, …
     # what is heard
-    ranges: str = "paper"  # notes: paper, voice
+    ranges: str = "paper"  # notes: paper, voice, mixed
     notes: Mapping[str, Any] = field(default_factory=dict)  # changes to them: midi, noise_loss, rests, …
     fix_nyquist: bool = True  # the true distribution has nothing above half the sampling rate
     batch_size: int = 64  # notes of a step, over all processes; in fine-tuning as many recordings again
@@ -154,7 +154,7 @@ _SHORT: dict[str, Any] = {"kde": _LITTLE, "agreement": _LITTLE, "noise": 10.0, "
 _SHORT |= {"schedule": "cosine", "learning_rate": 1e-3, "ramp": 1000, "least_rate": 1e-5}
 _SHORT |= {"kde_begin": 2.0, "kde_anneal": 0.2, "masked_means": True}
 _LATER: dict[str, Any] = {**_TUNED, "kde_begin": 0.1, "kde_anneal": 0.0, "learning_rate": 3e-4}
-_ANCHORED: dict[str, Any] = {"preset": "tiny", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (9.9, 10.0, 0.0)}
+_ANCHORED: dict[str, Any] = {"preset": "tiny", "ranges": "mixed", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (9.9, 10.0, 0.0)}
 _ANCHORED |= {
     "agreement": (0.0, 0.0, 0.0),
     "level": 0.3,
