@@ -22,6 +22,7 @@ CHECKED, TRAINED = '"start_hash"', "history = pd.DataFrame"  # the cells before 
 TINY = {"n_frames": 16, "n_harmonics": 12, "n_noise": 17, "depth": 16, "stem": 4, "channels": 2, "neck": 16}
 TINY |= {"hidden": 16, "rnn": 16, "n_mels": 40}
 GIVEN = {
+    "recipe": "ci",
     "config": {"net": TINY},
     "batch_size": 4,
     "steps": 4,
