@@ -284,7 +284,7 @@ class ReverbStream:
     def __init__(
         self,
         response: Tensor,  # impulse response (B or 1, L); tap 0 is left out
-        block: int = 1024,  # samples P
+        block: int = 512,  # samples P
     ):
         if response.ndim != 2 or 0 in response.shape:
             raise ValueError(f"response has shape {tuple(response.shape)}; wanted (B or 1, L)")
@@ -311,8 +311,8 @@ class ReverbStream:
                 v.expand(len(x), *v.shape[1:]).clone() for v in (self.past, self.recent, self.late)
             )
         first = min(self.block - self.filled, x.shape[1])
-        pieces = x[:, :first], *x[:, first:].split(self.block, 1)
-        return torch.cat([self._push(piece) for piece in pieces], 1)
+        rest = x[:, first:].split(self.block, 1) if first < x.shape[1] else ()
+        return torch.cat([self._push(piece) for piece in (x[:, :first], *rest)], 1)
 
     def _push(self, x: Tensor) -> Tensor:
         "Samples that do not go beyond this block"
