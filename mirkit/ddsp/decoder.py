@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..core.checks import check_choice, check_range
 from ..core.files import replacing
-from .controls import Controls
 from ..core.results import PitchTrack
+from .controls import Controls
 from .features import LEVELS, Features, Statistics, extract, without_gaps
 from .nets import fc_stack
 from .noise import Reverb, filtered_noise
