@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from mirkit.core.audio import load
     from mirkit.core.results import PitchTrack
     from mirkit.core.tracks import load_dataset
+    from mirkit.ddsp.controls import Controls
+    from mirkit.ddsp.decoder import DDSPDecoder
+    from mirkit.ddsp.inverse import InverseSynth
     from mirkit.key.estimator import KeyEstimator, estimate_key
     from mirkit.key.result import KeyEstimate
     from mirkit.piano.notes import Notes
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 # What users reach from the top, and the module it lives in. A module is imported when one of its names is first used,
 # so that `import mirkit` costs nothing.
 _HOMES = {
+    "Controls": "mirkit.ddsp.controls",
+    "DDSPDecoder": "mirkit.ddsp.decoder",
+    "InverseSynth": "mirkit.ddsp.inverse",
     "KeyEstimate": "mirkit.key.result",
     "KeyEstimator": "mirkit.key.estimator",
     "estimate_key": "mirkit.key.estimator",
@@ -37,6 +43,9 @@ _HOMES = {
     "transcribe": "mirkit.piano.transcriber",
 }
 __all__ = [
+    "Controls",
+    "DDSPDecoder",
+    "InverseSynth",
     "KeyEstimate",
     "KeyEstimator",
     "Notes",
