@@ -132,14 +132,13 @@ def offered(
 
 
 def inverted(
-    synth: Any,  # an inverse synthesiser, with `controls(audio, sr)`
-    quiet: float = 50.0,  # dB below the loudest harmonics where a pitch is no pitch any more
+    synth: Any,  # an inverse synthesiser: `synth(audio, sr)` a PitchTrack, `synth.controls(audio, sr)` Controls
 ) -> Callable[[Any], Controls]:  # of a sound
-    "Controls by an inverse synthesiser, which says some pitch in pauses too"
+    "Controls by an inverse synthesiser, which says some pitch in pauses and breaths too: none where its track is unvoiced"
 
     def estimate(sound: Any) -> Controls:
         c = synth.controls(sound.audio, sound.sr)
-        return replace(c, f0=np.where(c.amplitude < 10 ** (-quiet / 20) * c.amplitude.max(), 0, c.f0))
+        return replace(c, f0=np.where(synth(sound.audio, sound.sr).voiced, c.f0, 0))
 
     return estimate
 
