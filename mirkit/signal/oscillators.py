@@ -292,7 +292,7 @@ def _check_controls(name: str, f: Tensor, amplitudes: Tensor, sr: float, highest
     if not f.numel():
         return
     low, high = (float(x) for x in f.detach().aminmax())
-    if not 0 <= low <= high <= highest:
+    if not 0 <= low <= high <= highest or high == math.inf:
         allowed = f"0 … {highest:g} Hz" + (f", as sr = {sr:g} Hz" if highest < math.inf else "")
         raise ValueError(f"{name} must be in {allowed}, not {high if low >= 0 else low:g} Hz")
     if not amplitudes.detach().isfinite().all():
@@ -317,6 +317,8 @@ def harmonic_hops(
     check_range("hop", hop, 1)
     if f0.shape[2] != 1:
         raise ValueError(f"f0 must be (B, T, 1), not {tuple(f0.shape)}")
+    if phase is not None and (phase.shape != (len(f0), 1) or not phase.isfinite().all()):
+        raise ValueError(f"phase {tuple(phase.shape)} must be one number for each sound, ({len(f0)}, 1)")
     f, amplitudes = f0.double(), _single(amplitudes)
     start, end = _start(f, hop, sr, phase)
     line = torch.cat((start, f[:, :-1], f[:, 1:] - f[:, :-1]), -1).flatten(0, 1)
@@ -324,7 +326,7 @@ def harmonic_hops(
     here, there = amplitudes[:, :-1].flatten(0, 1), amplitudes[:, 1:].flatten(0, 1)
     with torch.autocast(w.device.type, enabled=False):
         audio = _HarmonicHops.apply(line, here, there, w, sr)
-    return audio.view(len(f0), -1), 2 * math.pi * end.detach()
+    return audio.view(len(f0), (f0.shape[1] - 1) * hop), 2 * math.pi * end.detach()
 
 # %% ../../nbs/signal/09_oscillators.ipynb #89a3e56b
 def _hop(n_samples: int, frames: int) -> int:

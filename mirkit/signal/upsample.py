@@ -46,7 +46,10 @@ def _checked(x: Tensor, n: int, method: str, add_endpoint: bool) -> None:
     check_choice("method", method, METHODS)
     if x.ndim != 3 or not x.shape[1]:
         raise ValueError(f"x must be (B, T, C) with at least one frame, not {tuple(x.shape)}")
-    check_range("n", n, 1)
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}; between frames lie fractions, so it must be a floating one")
+    if check_range("n", n, 1) != int(n):
+        raise ValueError(f"n = {n!r} must be a whole number of samples")
     gaps = x.shape[1] - (not add_endpoint)
     if method == "window" and (gaps < 1 or n % gaps):
         raise ValueError(f"n = {n} samples must be a multiple of the {gaps} hops between frames")
