@@ -23,6 +23,7 @@ def exp_sigmoid(
     threshold: float = 1e-7,  # smallest value
 ) -> Tensor:
     "Amplitudes of logits: exponential below, bounded above"
+    check_range("exponent", exponent, 1)
     return max_value * torch.exp(math.log(exponent) * F.logsigmoid(x)) + threshold
 
 
@@ -116,6 +117,8 @@ def frequencies_sigmoid(
     _ends(low, high)
     left, parts = high - low, _split(z, depth).sigmoid().unbind(-1)
     keep = left ** (-1 / depth)  # of what is left, for the sigmoids that follow
+    if depth > 1 and left * keep ** (depth - 1) <= low:
+        raise ValueError(f"depth = {depth} leaves the last frequency no room above low = {low} Hz")
     total = torch.zeros_like(parts[0])
     for s in parts[:-1]:
         total = total + hz_of_unit(s, 0.0, left * (1 - keep))
@@ -131,6 +134,7 @@ def frequencies_critical_bands(
 ) -> Tensor:  # Hz (B, T, N)
     "Frequencies around N centres that are equally spaced in Bark, moved by their band's width"
     parts = _split(z, depth)
+    check_range("low", low, 1, high)
     bottom, top = (26.81 / (1 + 1960 / f) - 0.53 for f in (low, high))
     bark = torch.linspace(bottom, top, parts.shape[-2], dtype=torch.float64)
     centres = (1960 / (26.81 / (bark + 0.53) - 1)).to(z)
@@ -149,4 +153,5 @@ def safe_log(
     compat: bool = False,  # replace only what is ≤ 0
 ) -> Tensor:
     "Natural logarithm that stays finite"
+    check_range("floor", floor, 1e-30)
     return torch.log(torch.where(x <= 0, floor, x) if compat else x.clamp(min=floor))

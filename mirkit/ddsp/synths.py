@@ -81,6 +81,7 @@ def sinusoidal_to_harmonic(
 ) -> tuple[Tensor, Tensor]:  # amplitude (B, T, 1), distribution (B, T, N)
     "Harmonics that gather the sinusoids near them"
     check_range("width", width, 1e-3)
+    check_range("n_harmonics", n_harmonics, 1)
     sounds = f0 > 0
     harmonics = torch.where(sounds, f0, 1.0) * torch.arange(1, n_harmonics + 1, device=f0.device, dtype=f0.dtype)
     away = (frequencies[:, :, None] - harmonics[..., None]) / (width * harmonics[..., :1, None])
@@ -106,6 +107,7 @@ class HarmonicStream:
         n_harmonics: int = 60,  # N
         amp_method: str = "linear",  # or window
     ):
+        check_range("sr", sr, 1)
         check_range("hop", hop, 1)
         check_range("n_harmonics", n_harmonics, 1)
         fade(1, amp_method)  # refuses other methods
@@ -137,6 +139,8 @@ class HarmonicStream:
             )
         if not f0.shape[1]:
             return a.new_zeros(len(f0), 0)
+        if self.newest and len(f0) != len(self.newest[0]):
+            raise ValueError(f"f0 has {len(f0)} sounds, but the stream began with {len(self.newest[0])}")
         silence = [] if self.newest else [a.new_zeros(len(f0), self.hop)]
         before, at = self.newest or (f0[:, :0], a[:, :0])
         f0, a = torch.cat((before, f0), 1), torch.cat((at, a), 1)
@@ -162,6 +166,8 @@ def wavetable_synth(
     "A period of sound read at the pitch, from its start, with linear interpolation"
     if f0.ndim != 3 or f0.shape[2] != 1 or not ((f0 >= 0) & (f0 <= sr / 2)).all():
         raise ValueError(f"f0 {tuple(f0.shape)} must be (B, T, 1), with values in 0 … {sr / 2:g} Hz")
+    if not table.is_floating_point() or not table.numel() or table.shape[:-1] not in ((), (1,), (len(f0),)):
+        raise ValueError(f"table {tuple(table.shape)} {table.dtype} must be floats, (L,) or ({len(f0)}, L), L ≥ 1")
     f, length = upsample(f0.double(), n_samples, "linear")[..., 0] / sr, table.shape[-1]
     place = (f.cumsum(1) - f).frac() * length
     here = place.long().clamp(max=length - 1)
