@@ -116,7 +116,7 @@ def fir_filter(
     check_choice("padding", padding, ("same", "valid"))
     if x.ndim != 2 or taps.ndim != 3 or taps.shape[0] not in (1, x.shape[0]):
         raise ValueError(f"x has shape {tuple(x.shape)} and taps {tuple(taps.shape)}; wanted (B, S) and (B or 1, T, R)")
-    x = check_audio("x", x)
+    x, taps = check_audio("x", x), _check_controls("taps", taps)
     if x.shape[1] % taps.shape[1]:
         raise ValueError(f"x has {x.shape[1]} samples, which is not a multiple of the {taps.shape[1]} frames of taps")
     y, reach = _convolve_frames(x, taps.to(x.dtype)), taps.shape[2]
@@ -136,9 +136,9 @@ def white_noise(
     "Uniform white noise that is a function of seed, row and sample"
     if seed is None:
         return 2 * torch.rand(batch, count, device=device) - 1
-    rows = seed if isinstance(seed, Tensor) else bits_at(seed, torch.arange(batch, device=device))
+    rows = seed.reshape(-1) if isinstance(seed, Tensor) else bits_at(seed, torch.arange(batch, device=device))
     out = torch.empty(len(rows), count, device=device)
-    step = max(1, _PIECE // len(rows))
+    step = max(1, _PIECE // max(1, len(rows)))
     for a in range(0, count, step):
         part = out[:, a : a + step]
         part.copy_(uniform_at(rows, torch.arange(first + a, first + a + part.shape[1], device=device)[None]))
@@ -266,6 +266,8 @@ class NoiseStream:
         if magnitudes.shape[-1] != self.bands:
             raise ValueError(f"magnitudes has {magnitudes.shape[-1]} bands, not bands = {self.bands}")
         batch, count = len(taps), taps.shape[1] * self.hop
+        if self.samples and batch != len(self.tail):
+            raise ValueError(f"magnitudes has {batch} sounds, but the stream began with {len(self.tail)}")
         y = _convolve_frames(white_noise(self.seed, batch, self.samples, count, taps.device).to(taps.dtype), taps)
         y[:, : self.tail.shape[1]] += self.tail
         self.samples, self.tail = self.samples + count, y[:, count:]

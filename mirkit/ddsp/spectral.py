@@ -137,6 +137,7 @@ def _decibels(power: Tensor, low: float) -> Tensor:
 def _level_frames(x: Tensor, sr: int, frame_rate: float, size: int, padding: str) -> Tensor:
     "Frames as `loudness` and `rms_power` lay them"
     check_choice("padding", padding, ("center", "same"))
+    check_range("samples in a frame", size, 2)
     check_range("frame_rate", frame_rate, 1, sr)
     if sr % frame_rate:
         raise ValueError(f"frame_rate = {frame_rate} must be a divisor of sr = {sr}")
