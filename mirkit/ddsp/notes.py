@@ -384,7 +384,7 @@ def synthetic_notes(
     blocks = []
     for begin in range(int(first), int(first) + int(count), block):
         number = torch.arange(begin, min(begin + block, int(first) + int(count)), device=device)
-        key = bits_at(int(seed), number)
+        key = bits_at(seed, number)
         blocks.append(_make(key, n_frames, n_harmonics, n_noise, sr, ranges, fix_nyquist))
     return NoteBatch.cat(blocks) if len(blocks) > 1 else blocks[0]
 
@@ -399,6 +399,8 @@ def _check_sizes(first: int, count: int, n_frames: int, n_harmonics: int, n_nois
         ("n_noise", n_noise, 2, 1000),
     ):
         check_range(name, value, low, high)
+        if value != int(value):
+            raise ValueError(f"{name} = {value!r} must be a whole number")
 
 
 def _check_highest(midi: float, sr: int) -> None:
@@ -463,7 +465,7 @@ def simple_notes(
     "Examples of the first generator. Raises `ValueError` for sizes that cannot be."
     _check_sizes(first, count, n_frames, n_harmonics, n_noise)
     _check_highest(84, sr)
-    key = bits_at(int(seed), torch.arange(first, first + count, device=device))
+    key = bits_at(seed, torch.arange(first, first + count, device=device))
     u = uniform_at(key, torch.arange(8, device=device)[None])
     size, straight = _whole(u[:, 0], (1, 20)), u[:, 1:4] <= 0.5
     level = _between(_places(key, 0, 20, 1), (-2.0, 2.0))

@@ -52,6 +52,8 @@ class ShardPlan:
     def __post_init__(self):
         check_range("count", self.count, 1, 10**12)
         check_range("shards", self.shards, 1, min(self.count, 100_000))
+        if int(self.count) != self.count or int(self.shards) != self.shards:
+            raise ValueError(f"count = {self.count!r} and shards = {self.shards!r} must be whole numbers")
         synthetic_notes(self.seed, 0, 1, **self.options)  # finds all that cannot be, in milliseconds
 
     @property
@@ -326,8 +328,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text())
         if about["format"] == FORMAT and {"generator", "plan", "complete", "shards"} <= set(about):
+            ShardPlan.read(about["plan"])
             return about
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ValueError(
         f"{path} is damaged, or of another program; with the same --count, --shards and --seed the shards stay: remove it and run again"
