@@ -60,6 +60,12 @@ def _log_shares(amps: Tensor) -> Tensor:
     return torch.log(amps) - torch.log(amps.sum(-1, keepdim=True))
 
 
+def _check_alike(**tensors: Tensor) -> None:
+    "Raise `ValueError` for different shapes, of which some would be compared each with each"
+    if len({x.shape for x in tensors.values()}) > 1:
+        raise ValueError(", ".join(f"{n} {tuple(x.shape)}" for n, x in tensors.items()) + ": shapes must be the same")
+
+
 def sinusoid_nll(
     amps_a: Tensor,  # (…, N) ≥ 0
     freqs_a: Tensor,  # (…, N) Hz
@@ -70,6 +76,9 @@ def sinusoid_nll(
     summed: bool = False,  # True: cost of all sinusoids; False: divided by their number, as in the original
 ) -> Tensor:  # (…), one number for each frame
     "How unlikely sinusoids A are where sinusoids B are expected"
+    _check_alike(amps_a=amps_a, freqs_a=freqs_a)
+    _check_alike(amps_b=amps_b, freqs_b=freqs_b)
+    _check_alike(**{"frames of A": amps_a[..., 0], "frames of B": amps_b[..., 0]})
     x, mu, w = midi_of(freqs_a), midi_of(freqs_b), _log_shares(amps_b)
     flat = (y.reshape(-1, y.shape[-1]) for y in (x, mu, w))
     cost = math.log(scale * math.sqrt(2 * math.pi)) - _Mixture.apply(*flat, scale).view_as(x)
@@ -125,6 +134,8 @@ def harmonic_control_loss(
     per_sounding: bool = False,  # True: means over sounding frames; False: over all, as in the original
 ) -> HarmonicLosses:
     "Mean absolute differences of amplitude (linear), of shares and of pitch"
+    _check_alike(harm_amp=harm_amp, target_amp=target_amp, f0=f0, target_f0=target_f0)
+    _check_alike(harm_dist=harm_dist, target_dist=target_dist)
     heard = (target_amp >= sounding).to(harm_amp)
     share = heard.mean().clamp(min=1e-6) if per_sounding else 1.0
     amp = (harm_amp - target_amp).abs().mean()
@@ -138,6 +149,7 @@ def noise_control_loss(
     log_weight: float = 0.0,  # of the difference of their logarithms (base 10)
 ) -> Tensor:  # scalar
     "Mean absolute difference of noise magnitudes"
+    _check_alike(noise=noise, target=target)
     loss = (noise - target).abs().mean()
     if log_weight:
         loss = loss + log_weight * (_log10(noise, 1e-7) - _log10(target, 1e-7)).abs().mean()
