@@ -36,7 +36,7 @@ def cut_clips(
     frames: int,  # of a clip
     advance: int,  # frames from clip to clip
 ) -> Iterator[Clip]:
-    "Clips of a recording, whatever the blocks it comes in. The last frame is completed with zeros."
+    "Clips of a recording, whatever the blocks it comes in. The last frame is completed with zeros, and no sound is a frame of them."
     check_range("advance", advance, 1, frames)
     left, held, first, start, done = (frames - advance) // 2, np.zeros(0, np.float32), 0, 0, 0
     for block in blocks:
@@ -47,11 +47,10 @@ def cut_clips(
             start, done = start + advance, start + advance + left
         drop = max(0, start - advance - first)  # the last clip may begin with the one before
         held, first = held[drop * hop :], first + drop
-    held = np.pad(held, (0, -len(held) % hop))
+    held = np.pad(held, (0, -len(held) % hop or hop * (not len(held))))
     total = first + len(held) // hop
     begin = max(0, total - frames)
-    if total:
-        yield Clip(held[(begin - first) * hop :], begin, slice(done - begin, total - begin))
+    yield Clip(held[(begin - first) * hop :], begin, slice(done - begin, total - begin))
 
 # %% ../../nbs/ddsp/08_inverse.ipynb #800c4caf
 RANGE = 60.0  # dB from the loudest tones to those that do not count
@@ -109,7 +108,7 @@ class InverseSynth:
         self.about, self.compat, self.device, self.config = dict(about or {}), compat, str(device), net.config
         usual = COMPAT_THRESHOLD if compat else self.about.get("threshold", 0.5)
         self.threshold = float(check_range("threshold", usual if threshold is None else threshold, 0, 1))
-        self.batch = int(check_range("batch", batch or (1 if self.device == "cpu" else 16), 1, 1024))
+        self.batch = int(check_range("batch", (1 if self.device == "cpu" else 16) if batch is None else batch, 1, 1024))
         self.name, self.net = str(self.about.get("name", "")), net
         self.step = self.config.hop / self.config.sr
         if isinstance(net, torch.nn.Module):
@@ -199,7 +198,7 @@ class InverseSynth:
         if not self.compat:
             yield from cut_clips(blocks, hop, *_clip_sizes(self.config))
             return
-        x = np.concatenate(list(blocks))
+        x = np.concatenate([np.zeros(0, np.float32), *blocks])
         if (frames := len(x) // hop) == 0:
             raise ValueError(f"audio has {len(x)} samples at {self.config.sr} Hz; compat='official' needs {hop}")
         yield Clip(x[: frames * hop], 0, slice(0, frames))

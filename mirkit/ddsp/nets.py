@@ -427,7 +427,8 @@ def _read(path: Path) -> tuple[InverseConfig, dict[str, Any], dict[str, Tensor]]
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} holds no inverse synthesiser of mirkit (format {header.get('format')!r})")
     try:
-        return InverseConfig.from_dict(json.loads(header["config"])), json.loads(header["about"]), state
+        config, about = InverseConfig.from_dict(json.loads(header["config"])), dict(json.loads(header["about"]))
+        return config, about, state
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is damaged or from another version of mirkit: {e}") from e
 
@@ -445,8 +446,10 @@ def load_inverse(
             raise FileNotFoundError(f"no model in {folder}: a finished training run has checkpoints/model.safetensors")
     path = find_weights(name_or_path)
     config, about, state = _read(path)
-    net = InverseNet(config)
+    if broken := [k for k, w in state.items() if not w.isfinite().all()]:
+        raise ValueError(f"{path} is damaged: {broken[0]} has values that are not finite")
     try:
+        net = InverseNet(config)
         net.load_state_dict({k: w.float() if w.is_floating_point() else w for k, w in state.items()})
     except RuntimeError as e:
         raise ValueError(f"{path} does not fit its network: {' '.join(str(e).split())[:300]}") from None
