@@ -255,4 +255,5 @@ def summary(outcomes: list[Outcome]) -> str:
     "A line of counts, then a line for each failure"
     states = [o.status for o in outcomes]
     counts = ", ".join(f"{states.count(s)} {s}" for s in ("done", "skipped", "failed") if s in states)
-    return "\n".join([counts or "nothing to do", *(f"{o.item}: {o.error}" for o in outcomes if o.status == "failed")])
+    failures = (f"{o.item}: {o.error.removeprefix(f'{o.item}: ')}" for o in outcomes if o.status == "failed")
+    return "\n".join([counts or "nothing to do", *failures])
