@@ -128,9 +128,8 @@ def resynth(
     how = _resynth_options(model=str(model), **options)
     if isinstance(audio, str | Path):
         audio, sr = load(audio)
-    player = make_player(how)
-    listen = make_tracker(_listening(how, tracker))
-    return resynth_controls(audio, sr, player, listen, how)  # type: ignore[arg-type]
+    listen = _listener(how, tracker)
+    return resynth_controls(audio, sr, make_player(how), listen() if listen else None, how)  # type: ignore[arg-type]
 
 
 def _resynth_options(**options: Any) -> "ResynthOptions":
@@ -141,24 +140,29 @@ def _resynth_options(**options: Any) -> "ResynthOptions":
     return ResynthOptions(**options)
 
 
-def _listening(how: "ResynthOptions", tracker: str | Path | None) -> TrackOptions:
-    "How to track for an instrument: as when it has learned"
+def _listener(how: "ResynthOptions", tracker: str | Path | None) -> Callable[[], Any] | None:
+    "Makes the tracker that an instrument has learned with. None for an inverse synthesiser, which listens itself."
     from mirkit.ddsp.resynth import is_instrument, make_player
     from mirkit.pitch.weights import weights_names
 
     player = make_player(how)
     if not is_instrument(player):
-        return TrackOptions()
+        if tracker:
+            raise ValueError(
+                f"tracker = {str(tracker)!r} has no use: {how.model} is an inverse synthesiser, which listens itself"
+            )
+        return None
     known = player.about.get("tracker")
     name = str(tracker) if tracker else known if known in weights_names() else None
-    return TrackOptions(name, step_size=1000 / player.config.rate, viterbi=True, device=how.device)
+    track = TrackOptions(name, step_size=1000 / player.config.rate, viterbi=True, device=how.device)
+    return functools.partial(make_tracker, track)
 
 # %% ../nbs/80_api.ipynb #2851c944
 def resynth_files(
     inputs: str | Path | Iterable[str | Path],  # files, folders, patterns
     output: str
     | Path
-    | None = None,  # folder, made if missing, or the sound file to write; default: beside each recording
+    | None = None,  # folder, made if missing, or the .wav, .flac or .npz to write; default: beside each recording
     formats: Iterable[str] = (),  # wav flac npz; default: wav
     jobs: int = 1,  # processes
     scheduler: str | Executor | None = None,  # instead of jobs: address of a Dask cluster, or an executor
@@ -168,16 +172,16 @@ def resynth_files(
     **options: Any,  # of ResynthOptions: model, octave, semitones, loudness, autotune, noise, match, reverb, sr, …
 ) -> list[Outcome]:  # one for each recording; value: warnings
     "Play recordings on an instrument and write sound files. `ValueError` or `OSError` only for what concerns them all."
-    from mirkit.ddsp.resynth import is_sound_name, make_player, plan_resynth, resynth_file
+    from mirkit.ddsp.resynth import is_file_name, make_player, plan_resynth, resynth_file
 
     how = _resynth_options(**options)
     plan = plan_resynth([inputs] if isinstance(inputs, str | Path) else inputs, output, formats, how.model)
-    named = output is not None and is_sound_name(output)
+    named = output is not None and is_file_name(output)
     if output is not None:
         check_writable(Path(output).expanduser().parent if named else Path(output).expanduser())
     make_player(how)
-    listen = functools.partial(make_tracker, _listening(how, tracker))
-    listen()
+    if listen := _listener(how, tracker):
+        listen()  # a mistake in its name ends everything, not each recording
     alone = len(plan) == 1 and scheduler is None
     work = functools.partial(resynth_file, options=how, tracker=listen, progress=progress and alone)
     done, jobs = None if force or named else is_finished, int(check_range("jobs", jobs, 1))

@@ -446,7 +446,7 @@ def _piano(args: argparse.Namespace) -> int:
 def _add_resynth(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="*", metavar="FILE|FOLDER|GLOB", help="recordings; a folder with all that is below it")
-    text = "the sound file to write, .wav or .flac, always made anew; or a folder, sub-folders are kept"
+    text = "the file to write, .wav, .flac or .npz, always made anew; or a folder, sub-folders are kept"
     add("-o", "--output", metavar="FILE|DIR", help=f"{text} (default: beside each recording, as song.violin.wav)")
     text = "wav flac npz, one or several (default: wav); npz holds the controls"
     add("-e", "--export-format", "--export_format", nargs="+", action="extend", metavar="FORMAT", default=[], help=text)

@@ -91,6 +91,7 @@ def test_the_file_that_was_named(here, resynth):
     assert abs(np.median(cents(x, sf.read("made/out.wav")[0])) - 1200) < 15
     assert resynth("song.wav", "-o", "out.flac", "--sr", "44100")[0] == 0
     assert sf.info("out.flac").samplerate == 44100 and abs(sf.info("out.flac").frames - 2 * 44100) <= 1
+    assert resynth("song.wav", "-o", "only.npz")[0] == 0 and len(Controls.from_npz("only.npz")) == 500
 
 
 def test_beside_recordings_and_twice(here, resynth):
@@ -107,6 +108,7 @@ def test_beside_recordings_and_twice(here, resynth):
     assert len(list(Path("in").rglob("*.*"))) == 6
     assert resynth("in", "-o", "out", "-e", "npz", "wav")[0] == 0
     assert len(list(Path("out/b").iterdir())) == 8  # in another folder, all that lies in `in` are sounds
+    assert resynth("in", "-o", "in")[2].startswith("mirkit: 3 skipped\n") and len(list(Path("in").rglob("*.*"))) == 6
 
 
 def test_processes_write_the_same(here, resynth):
@@ -154,6 +156,8 @@ def test_an_inverse_synthesiser_plays_what_it_heard(here, resynth):
     np.testing.assert_allclose(other.f0, usual.f0 * 2 ** (2 / 12), rtol=1e-5)
     np.testing.assert_allclose(other.amplitude, usual.amplitude * 10**-0.3, rtol=1e-4)
     assert not other.noise.any()
+    status, _, err = resynth("song.wav", "-o", "other.wav", "--tracker", "pesto-robust", model="inverse")
+    assert status == 2 and "tracker = 'pesto-robust' has no use" in err and not Path("other.wav").exists()
 
 
 # ---- odd recordings --------------------------------------------------------------------------------------------------

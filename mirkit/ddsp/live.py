@@ -120,9 +120,8 @@ class DecoderStream:
         self.decoder, self.config = decoder, c
         self.sr = c.sr if sr is None else int(check_range("sr", sr, 1000, 384_000))
         response = room.response()[0].detach().cpu() if reverb and room is not None else None
-        levels = {"harmonics": harmonics, "noise": noise}
         sizes = c.n_harmonics, c.n_noise, c.sr, c.hop
-        self.synth = SynthStream(*sizes, response, **levels, seed=seed, amp_method=c.amp_method)
+        self.synth = SynthStream(*sizes, response, harmonics=harmonics, noise=noise, seed=seed, amp_method=c.amp_method)
         self.reset()
 
     @property

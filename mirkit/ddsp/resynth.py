@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'BLOCK', 'ResynthOptions', 'make_player', 'is_instrument', 'moved', 'mixed', 'edited', 'resynth_controls',
-           'level_blocks', 'file_features', 'plan_resynth', 'is_sound_name', 'resynth_file']
+           'level_blocks', 'file_features', 'plan_resynth', 'is_file_name', 'resynth_file']
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #5ec64bef
 import functools
@@ -138,13 +138,14 @@ def resynth_controls(
     audio: np.ndarray,  # (N,) samples
     sr: int,  # Hz
     player: Any,  # DDSPDecoder or InverseSynth
-    track: Callable[[np.ndarray, int], PitchTrack],  # a pitch tracker, for instruments
+    track: Callable[[np.ndarray, int], PitchTrack] | None = None,  # a pitch tracker, for instruments
     options: ResynthOptions = ResynthOptions(),
 ) -> Controls:
     "A recording as controls of what is heard instead. Raises `ValueError` for audio that cannot be used."
     if not is_instrument(player):
         return edited(player.controls(audio, sr), options)
-    features = moved(player.features(audio, sr, track), player.statistics, options)
+    heard = replace(player.features(audio, sr, track), audio=None)  # whose timbre is not played, but the instrument's
+    features = moved(heard, player.statistics, options)
     return mixed(player.controls(features), options)
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #33b54b59
@@ -212,31 +213,34 @@ FORMATS = ("wav", "flac", "npz")
 
 def plan_resynth(
     inputs: Iterable[str | Path],  # files, folders, patterns
-    output: str | Path | None = None,  # folder, or the sound file to write; default: beside each recording
+    output: str | Path | None = None,  # folder, or the file to write; default: beside each recording
     formats: Iterable[str] = (),  # of FORMATS; default: wav, or that of the output file
     model: str = INSTRUMENT,
 ) -> list[FileJob]:
     "One job for each recording, in order, none twice. Raises `ValueError` for an unknown format, or files that cannot be meant."
     inputs, kinds = list(inputs), [check_choice("format", f, FORMATS) for f in dict.fromkeys(formats)]
     name = Path(model or INSTRUMENT).stem
-    if output is not None and is_sound_name(output):
+    if output is not None and is_file_name(output):
         return [_one_job(inputs, Path(output).expanduser(), kinds)]
     endings = {k: f".{name}.{k}" for k in kinds or ["wav"]}
-    jobs = plan_jobs(_without_results(inputs, endings) if output is None else inputs, output, endings)
+    if output is None or _lies_in(inputs, output):
+        jobs = plan_jobs(_without_results(inputs, endings), None, endings)
+    else:
+        jobs = plan_jobs(inputs, output, endings)
     if not jobs:
         raise ValueError("nothing to read: give at least one file")
     return jobs
 
 
-def is_sound_name(output: str | Path) -> bool:
-    "Whether what is to be written is one sound file, not a folder"
+def is_file_name(output: str | Path) -> bool:
+    "Whether what is to be written is one file, not a folder"
     path = Path(output).expanduser()
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in (*SUFFIXES, ".npz") and not path.is_dir()
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #dc8274cf
 def _one_job(inputs: list[str | Path], output: Path, kinds: list[str]) -> FileJob:
     "The job of a single recording. Raises `ValueError` when there are several."
-    own = check_choice("format of the output file", output.suffix.lower().removeprefix("."), ("wav", "flac"))
+    own = check_choice("format of the output file", output.suffix.lower().removeprefix("."), FORMATS)
     found = plan_jobs(inputs, output.parent, {})
     if len(found) != 1:
         raise ValueError(
@@ -246,6 +250,12 @@ def _one_job(inputs: list[str | Path], output: Path, kinds: list[str]) -> FileJo
         raise ValueError(f"output = {str(output)!r} is the recording itself, which is never overwritten")
     targets = {own: output} | {k: output.with_suffix(f".{k}") for k in kinds if k != own}
     return replace(found[0], targets=tuple(targets.items()))
+
+
+def _lies_in(inputs: list[str | Path], folder: str | Path) -> bool:
+    "Whether that folder is where the recordings are"
+    home = Path(folder).expanduser()
+    return all((home / place).resolve() == source.resolve() for given in inputs for source, place in find_sounds(given))
 
 
 def _without_results(inputs: list[str | Path], endings: dict[str, str]) -> list[str | Path]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.checks import check_choice, check_range
 from ..core.units import hz_to_midi, midi_to_hz
+from .features import LOWEST
 
 if TYPE_CHECKING:
     from mirkit.ddsp.features import Features
@@ -41,14 +42,11 @@ def note_mask(
     check_range("threshold", threshold, 0)
     check_range("confidence", confidence, 0.01, 1)
     width = max(1, round(check_range("seconds", seconds, 0, 10) * features.rate))
-    height = np.maximum(np.asarray(features.loudness, float) + _FLOOR, 0)
+    height = np.asarray(features.loudness, float) - LOWEST
     usual = height.mean() * confidence**2 if len(height) else 0.0
     sure = smoothed(np.asarray(features.confidence, float) ** 2, width)
     q = sure * height / usual if usual > 0 else np.zeros(len(height))
     return q >= threshold, q
-
-
-_FLOOR = 80.0  # dB below full scale that count as silence
 
 # %% ../../nbs/ddsp/13_transfer.ipynb #ef0efab8
 RULES = ("nearest", "reference")
@@ -106,7 +104,7 @@ def fit_register(
     if loudness and on.any():
         level = match_quantiles(features.loudness.astype(float), features.loudness[on], statistics.loudness_quantiles)
         level = level - np.where(on, 0.0, quiet * (1 - np.clip(q, 0, 1)))
-        features = replace(features, loudness=np.maximum(level, -_FLOOR).astype(np.float32))
+        features = replace(features, loudness=np.maximum(level, LOWEST).astype(np.float32))
     return features
 
 
@@ -119,9 +117,9 @@ def shift(
     "Higher and louder. f0 ends at MIDI pitch 110 (4699 Hz), loudness at −80 dB. Raises `ValueError` for numbers out of range."
     check_range("octaves", octaves, -8, 8)
     check_range("semitones", semitones, -96, 96)
-    check_range("db", db, -_FLOOR, _FLOOR)
+    check_range("db", db, LOWEST, -LOWEST)
     f0 = np.minimum(features.f0 * 2.0 ** (octaves + semitones / 12), np.maximum(_HIGHEST, features.f0))
-    loudness = np.maximum(features.loudness + db, -_FLOOR)
+    loudness = np.maximum(features.loudness + db, LOWEST)
     return replace(features, f0=f0.astype(np.float32), loudness=loudness.astype(np.float32))
 
 
@@ -135,11 +133,11 @@ def tuning_of(
     pitch: np.ndarray,  # (n,) MIDI, of frames with a note, n ≥ 1
 ) -> float:  # semitones −0.5…0.5
     "How far the notes lie above whole semitones"
-    offsets = np.linspace(-0.5, 0.5, 101)
-    lifted = pitch[None] - offsets[:, None]
-    notes = np.round(lifted)
-    away = np.abs(lifted - notes).mean(1)
-    changes = (np.diff(notes, axis=1) != 0).sum(1)
+    offsets, away, changes = np.linspace(-0.5, 0.5, 101), np.zeros(101), np.zeros(101)
+    for i, offset in enumerate(offsets):  # one at a time: an hour has 900 000 frames
+        notes = np.round(pitch - offset)
+        away[i] = np.abs(pitch - offset - notes).mean()
+        changes[i] = np.count_nonzero(np.diff(notes))
     return float(offsets[np.argmin(_standardised(away) + _standardised(changes))])
 
 
