@@ -31,7 +31,9 @@ def test_both_kinds_are_there():
 @pytest.mark.parametrize("name", weights_names())
 def test_the_card_says_where_the_model_is_from(name):
     card = weights_card(name)
-    assert card.startswith(f"# {name}\n") and all(word in card for word in ("icence", "parameters", "mirkit run train_ddsp"))
+    assert card.startswith(f"# {name}\n") and all(
+        word in card for word in ("icence", "parameters", "mirkit run train_ddsp")
+    )
 
 
 @inverse
