@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..core.checks import check_choice, check_range
-from ..signal.counter import bits_at, uniform_at
+from ..signal.counter import bits_at, normal_pair_at, uniform_at, uniform_pair_at
 
 # %% ../../nbs/ddsp/04_notes.ipynb #854dcf01
 Pair = tuple[float, float]
@@ -107,27 +107,18 @@ def _check_drawn(name: str, value: Any, like: Any) -> None:
 _SPECTRA, _FRAMES, _WHITE = 1 << 17, 1 << 21, 1 << 24  # places: of spectra, of frames, of white noise
 
 
-def _fraction(bits: Tensor, shift: int) -> Tensor:
-    "float32 in (0, 1) from 23 bits"
-    return (bits >> shift).bitwise_and_((1 << 23) - 1).float().add_(0.5).mul_(2.0**-23)
-
-
 def _normals(key: Tensor, rows: int, columns: int) -> Tensor:  # (B, rows, columns)
     "The normal numbers of all frames"
     half = (columns + 1) // 2
-    bits = bits_at(key, _FRAMES + torch.arange(rows * half, device=key.device).view(1, rows, half))
-    radius, angle = _fraction(bits, 41).log_().mul_(-2).sqrt_(), _fraction(bits, 0).mul_(2 * math.pi)
-    normals = radius.new_empty(len(key), rows, columns)
-    torch.mul(radius, angle.cos(), out=normals[..., :half])
-    normals[..., half:] = radius.mul_(angle.sin_())[..., : columns - half]
-    return normals
+    place = _FRAMES + torch.arange(rows * half, device=key.device).view(1, rows, half)
+    return torch.cat(normal_pair_at(key, place), 2)[..., :columns]
 
 
 def _whites(key: Tensor, count: int) -> Tensor:  # (B, count)
     "White noise between −1 and 1: two samples from each hash"
     half = (count + 1) // 2
-    bits = bits_at(key, _WHITE + torch.arange(half, device=key.device).view(1, half))
-    return torch.cat([_fraction(bits, 41), _fraction(bits, 0)], 1)[:, :count].mul_(2).sub_(1)
+    place = _WHITE + torch.arange(half, device=key.device).view(1, half)
+    return torch.cat(uniform_pair_at(key, place), 1)[:, :count].mul_(2).sub_(1)
 
 
 def _between(u: Tensor, pair: Pair) -> Tensor:
