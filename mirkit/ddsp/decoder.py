@@ -244,9 +244,11 @@ def _read(path: Path) -> tuple[DecoderConfig, Statistics, dict[str, Any], dict[s
         raise ValueError(f"{path} is not a safetensors file or is damaged: {e}") from e
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} holds no instrument of mirkit (format {header.get('format')!r})")
+    if broken := [k for k, w in state.items() if not bool(w.isfinite().all())]:
+        raise ValueError(f"{path} holds NaN or infinite numbers in {broken[0]}: its training went wrong")
     try:
-        config, known = (json.loads(header[k]) for k in ("config", "statistics"))
-        return DecoderConfig.from_dict(config), Statistics.from_dict(known), json.loads(header["about"]), state
+        config, known, about = (dict(json.loads(header[k])) for k in ("config", "statistics", "about"))
+        return DecoderConfig.from_dict(config), Statistics.from_dict(known), about, state
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is damaged or from another version of mirkit: {e}") from e
 
@@ -259,8 +261,12 @@ def load_decoder(
 
     path = find_weights(str(name_or_path) or INSTRUMENT)
     config, statistics, about, state = _read(path)
-    instrument = Instrument(config)
     try:
+        with torch.device("meta"):  # sizes first: a damaged header must not ask for all the memory
+            wanted = {k: w.shape for k, w in Instrument(config).state_dict().items()}
+        if odd := [k for k in wanted.keys() | state if k not in state or wanted.get(k) != state[k].shape]:
+            raise RuntimeError(", ".join(sorted(odd)))
+        instrument = Instrument(config)
         instrument.load_state_dict({k: w.float() for k, w in state.items()})
     except RuntimeError as e:
         raise ValueError(f"{path} does not fit its network: {' '.join(str(e).split())[:300]}") from None

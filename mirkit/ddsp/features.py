@@ -268,9 +268,13 @@ class Statistics:
         "What `to_dict` gave. Raises `ValueError` when something is missing."
         try:
             quantiles = np.array(values["loudness_quantiles"], float)
-            return cls(values["notes"], values["everything"], quantiles, float(values["seconds"]))
+            found = cls(values["notes"], values["everything"], quantiles, float(values["seconds"]))
+            float(found.pitch_mean + found.pitch_std)
         except KeyError as e:
             raise ValueError(f"statistics lack {e}") from None
+        except TypeError as e:
+            raise ValueError(f"statistics are not those of an instrument: {e}") from None
+        return found
 
 # %% ../../nbs/ddsp/10_features.ipynb #1e3188ab
 def statistics_of(
