@@ -78,7 +78,7 @@ def sinusoid_nll(
     "How unlikely sinusoids A are where sinusoids B are expected"
     _check_alike(amps_a=amps_a, freqs_a=freqs_a)
     _check_alike(amps_b=amps_b, freqs_b=freqs_b)
-    _check_alike(**{"frames of A": amps_a[..., 0], "frames of B": amps_b[..., 0]})
+    _check_alike(**{"frames of A": amps_a[..., :1], "frames of B": amps_b[..., :1]})
     x, mu, w = midi_of(freqs_a), midi_of(freqs_b), _log_shares(amps_b)
     flat = (y.reshape(-1, y.shape[-1]) for y in (x, mu, w))
     cost = math.log(scale * math.sqrt(2 * math.pi)) - _Mixture.apply(*flat, scale).view_as(x)
@@ -102,6 +102,7 @@ def kde_consistency(
     **options: Any,  # of `sinusoid_nll`: limit, summed
 ) -> Tensor:  # scalar
     "Distance of two sets of sinusoids whose order does not matter, mean over frames"
+    _check_alike(**{"frames of A": amps_a[..., :1], "frames of B": amps_b[..., :1]})
     sets = amps_a, freqs_a, amps_b, freqs_b
     if mask is not None:
         sets = tuple(x[mask] for x in sets)  # type: ignore[assignment]

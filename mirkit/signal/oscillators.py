@@ -332,7 +332,7 @@ def harmonic_hops(
 def _hop(n_samples: int, frames: int) -> int:
     if n_samples < 1 or n_samples % frames:
         raise ValueError(f"n_samples = {n_samples} must be a multiple of the number of frames, {frames}")
-    return n_samples // frames
+    return int(n_samples // frames)
 
 
 def _held(x: Tensor) -> Tensor:

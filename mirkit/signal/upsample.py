@@ -63,7 +63,7 @@ def upsample(
 ) -> Tensor:  # (B, n, C)
     "Values at samples from values at frames. Raises `ValueError` where the window method has no whole hop."
     _checked(x, n, method, add_endpoint)
-    last = x.shape[1] - 1
+    n, last = int(n), x.shape[1] - 1
     if method == "window":
         x = torch.cat((x, x[:, -1:]), 1) if add_endpoint else x
         w = fade(n // (x.shape[1] - 1), method, x.device, x.dtype)[:, None]
