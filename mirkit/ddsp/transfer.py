@@ -92,7 +92,7 @@ def fit_register(
     quiet: float = 20.0,  # dB that frames without a note are turned down, at most; 0…80
     rule: str = "nearest",  # how octaves are rounded: see `octaves_between`
     threshold: float = 1.0,  # of q from which a frame belongs to a note
-    pause: float = 0.25,  # of q below which a frame has no pitch; 0: none
+    pause: float = 0.25,  # of q and of confidence, below which frames without a note have no pitch; 0: none
 ) -> "Features":
     "Features as the instrument knows them; as they are where no note is heard at all. Raises `ValueError` for numbers out of range."
     check_range("quiet", quiet, 0, 80)
@@ -100,7 +100,8 @@ def fit_register(
     check_choice("rule", rule, RULES)
     on, q = note_mask(features, threshold)
     if on.any():
-        features = replace(features, f0=np.where(q < pause, 0, features.f0))
+        hum = ~on & (np.minimum(q, features.confidence) < pause)
+        features = replace(features, f0=np.where(hum, 0, features.f0))
     pitched = on & (features.f0 > 0)
     if octave and pitched.any():
         mean = float(hz_to_midi(features.f0[pitched].astype(float)).mean())
