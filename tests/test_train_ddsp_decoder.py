@@ -116,12 +116,15 @@ def test_a_folder_with_bad_recordings_names_them_and_goes_on_from_another_instru
     folder.mkdir()
     for i, file in enumerate(whole["files"].values()):
         save_audio(folder / f"take-{i}.wav", *load(file))
+    several = [load(file)[0] for file in whole["files"].values()]
+    save_audio(folder / "band.wav", sum(x[:48000] for x in several) / len(several), 16000)
     save_audio(folder / "pause.wav", np.zeros(48000, np.float32), 16000)
     (folder / "broken.wav").write_text("not a sound")
     start = str(whole["folder"] / "checkpoints" / "model.safetensors")
     more = {"data": str(folder), "start": start, "config": {k: v for k, v in TINY.items() if k != "model"}, "steps": 2}
     run = play(run_id="mine", **GIVEN | more | {"held": {"take-1": 0.5}, "compare": [start]})
-    assert set(run["bad"]) == {"pause", "broken"} and "silent" in run["bad"]["pause"]
+    assert set(run["bad"]) == {"band", "pause", "broken"} and "silent" in run["bad"]["pause"]
+    assert "several instruments" in run["bad"]["band"]
     assert [r.id for r in run["test"]] == ["take-1"] and len(run["learn"]) == 3
     assert list(run["comparison"]["player"])[:4] == ["this instrument", "sine", "random decoder", "start"]
     page = (run["folder"] / "report.html").read_text(encoding="utf-8")
@@ -137,6 +140,12 @@ def test_a_folder_with_bad_recordings_names_them_and_goes_on_from_another_instru
         ({"start": "voilin"}, "model = 'voilin' is unknown"),
         ({"held": {"tune-9": 1.0}}, "recording in held = 'tune-9'"),
         ({"steps": 0}, "steps = 0"),
+        ({"share": 2.0}, "share = 2"),
+        ({"synth": {"counts": 2}}, "'counts' is not known.*did you mean 'count'"),
+        ({"held": {"tune-0": 2.0}}, "held of tune-0 = 2"),
+        ({"threads": -1}, "threads = -1"),
+        ({"start": "ddsp-inv-tiny"}, "holds no instrument of mirkit"),
+        ({"compare": ["violin"], "config": TINY | {"model": {"rate": 50}}}, "violin in compare is told other things"),
         ({"data": "/nowhere/at/all"}, "there is no such folder"),
         ({"config": TINY | {"seconds": 30.0}}, "too short"),
     ],
