@@ -243,6 +243,7 @@ def test_before_and_after(explorer):
     slide(explorer, "noise (dB)", 3)
     wait_for_edits(explorer, "edits: noise 3.0")
     explorer.wait_for_function(f"{AUDIO}.readyState >= 2")  # before it is loaded, a place in it is forgotten
+    explorer.evaluate(f"{AUDIO}.pause()")  # the test before may have left it playing
     explorer.evaluate(f"{AUDIO}.currentTime = 1.5")
     before = explorer.evaluate(f"{AUDIO}.src")
     press(explorer, "recording")
