@@ -378,11 +378,13 @@ def render(
         if sinusoids:
             if d.sin_freqs is None:
                 raise ValueError("these controls have no free sinusoids (sin_freqs is None)")
-            x = sinusoidal_synth(*(torch.from_numpy(a)[None] for a in (d.sin_freqs, d.sin_amps)), n, d.sr)
+            frequencies, amplitudes = (torch.from_numpy(a)[None] for a in (d.sin_freqs, d.sin_amps))
+            x = sinusoidal_synth(frequencies, amplitudes, n, d.sr)
         elif (d.amplitude > 0).any():
             loud = np.where(d.f0 > 0, d.amplitude, 0)[:, None]
             shares = d.harmonics / np.maximum(d.harmonics.sum(1, keepdims=True), 1e-30)
-            x = harmonic_synth(*(torch.from_numpy(a)[None] for a in (loud, shares, _sounding_f0(d)[:, None])), n, d.sr)
+            amplitude, share, f0 = (torch.from_numpy(a)[None] for a in (loud, shares, _sounding_f0(d)[:, None]))
+            x = harmonic_synth(amplitude, share, f0, n, d.sr)
         if (d.noise > 0).any():
             x = x + filtered_noise(torch.from_numpy(d.noise)[None], n, seed=seed)
         if d.reverb is not None and len(d.reverb):

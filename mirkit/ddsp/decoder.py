@@ -169,7 +169,7 @@ class Instrument(nn.Module):
         self.config = config
         self.net = DecoderNet(config)
         self.timbre: Timbre | None = Timbre(config) if config.z else None
-        self.room: Reverb | None = Reverb(config.reverb, "plain", config.sr) if config.reverb else None
+        self.room: Reverb | None = Reverb(config.reverb) if config.reverb else None
         self.register_buffer("z_rest", torch.zeros(config.z))
 
     def controls(

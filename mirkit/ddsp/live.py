@@ -104,7 +104,7 @@ def hold(
 
 
 class DecoderStream:
-    "An instrument that plays pitch and loudness as they come; the sound is one frame late"
+    "An instrument that plays pitch and loudness as they come; the sound is one frame late. f0 = 0 holds the last pitch, as nobody knows the next."
 
     def __init__(
         self,

@@ -197,18 +197,14 @@ class Reverb(nn.Module):
         self,
         n_taps: int = 48000,  # L, for "noise" a multiple of 500
         kind: str = "plain",  # "plain", "noise" or "decay"
-        sr: int = 16000,  # Hz
+        *,
         bands: int = 16,  # of "noise"
         seed: int = 0,  # of the noise in "noise" and "decay", and of what "plain" and "noise" begin with
     ):
         super().__init__()
         check_range("n_taps", n_taps, 2)
-        self.kind, self.n_taps, self.sr, self.seed = (
-            check_choice("kind", kind, ("plain", "noise", "decay")),
-            n_taps,
-            sr,
-            seed,
-        )
+        self.kind = check_choice("kind", kind, ("plain", "noise", "decay"))
+        self.n_taps, self.seed = n_taps, seed
         start = torch.Generator().manual_seed(seed)
         if kind == "plain":
             self.taps = nn.Parameter(1e-6 * torch.randn(1, n_taps, generator=start))

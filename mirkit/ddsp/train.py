@@ -154,7 +154,13 @@ _SHORT: dict[str, Any] = {"kde": _LITTLE, "agreement": _LITTLE, "noise": 10.0, "
 _SHORT |= {"schedule": "cosine", "learning_rate": 1e-3, "ramp": 1000, "least_rate": 1e-5}
 _SHORT |= {"kde_begin": 2.0, "kde_anneal": 0.2, "masked_means": True}
 _LATER: dict[str, Any] = {**_TUNED, "kde_begin": 0.1, "kde_anneal": 0.0, "learning_rate": 3e-4}
-_ANCHORED: dict[str, Any] = {"preset": "tiny", "ranges": "mixed", "batch_size": 16, "gain": (-30.0, 0.0), "kde": (9.9, 10.0, 0.0)}
+_ANCHORED: dict[str, Any] = {
+    "preset": "tiny",
+    "ranges": "mixed",
+    "batch_size": 16,
+    "gain": (-30.0, 0.0),
+    "kde": (9.9, 10.0, 0.0),
+}
 _ANCHORED |= {
     "agreement": (0.0, 0.0, 0.0),
     "level": 0.3,

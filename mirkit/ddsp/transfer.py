@@ -178,7 +178,8 @@ def tuned(
     tonics = range(12) if scale == "major" else (0,)
     best = min(tonics, key=lambda t: np.abs(nearest_note(pitch[heard], degrees, t, tuning) - pitch[heard]).mean())
     goal = nearest_note(np.nan_to_num(pitch), degrees, best, tuning)
-    return np.where(f0 > 0, midi_to_hz(np.nan_to_num(pitch + amount * (goal - pitch))), 0.0).astype(np.float32)
+    moved = np.where(f0 > 0, midi_to_hz(np.nan_to_num(pitch + amount * (goal - pitch))), 0.0)
+    return np.minimum(moved, np.maximum(_HIGHEST, f0)).astype(np.float32)  # never out of the band
 
 
 def autotune(
