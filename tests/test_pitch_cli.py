@@ -215,7 +215,7 @@ def test_bad_recordings_are_reported_at_the_end(here, pitch, jobs):
     status, said = pitch("text.wav", "missing.wav", "good.wav", "empty.wav", "nothing.wav", "folder", "--jobs", jobs)
     assert status == 1 and said.rstrip().splitlines()[-6] == "mirkit: 1 done, 5 failed"
     for part in (
-        "text.wav: text.wav: not a sound file",
+        "\ntext.wav: not a sound file",
         "missing.wav: no such file",
         "empty.wav:",
         "nothing.wav: the file is empty",
