@@ -212,6 +212,8 @@ def curves_figure(
     figure = _figure(lines, title, x_title or x or "step", y_title, height)
     figure.update_yaxes(type="log" if log else "linear")
     figure.update_layout(showlegend=True)
+    for line in figure.data[len(PALETTE) :]:  # the colours begin again
+        line.line.dash = "dash"
     return figure
 
 # %% ../../nbs/core/07_view.ipynb #d5aa267b
