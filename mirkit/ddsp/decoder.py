@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..core.checks import check_choice, check_range
-from ..core.files import replacing
 from ..core.results import PitchTrack
+from ..core.weights import read_network, write_network
 from .controls import Controls
 from .features import LEVELS, Features, Statistics, extract, without_gaps
 from .nets import fc_stack
@@ -221,29 +221,12 @@ def save_decoder(
     half: bool = False,  # store matrices as float16
 ) -> Path:
     "Write an instrument, atomically"
-    from safetensors.torch import save_file
-
-    state = {
-        k: (w.half() if half and w.is_floating_point() and w.ndim > 1 else w).detach().cpu().contiguous()
-        for k, w in instrument.state_dict().items()
-    }
-    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(instrument.config))}
-    header |= {"statistics": json.dumps(statistics.to_dict()), "about": json.dumps(about)}
-    with replacing(path) as draft:
-        save_file(state, draft, header)
-    return Path(path)
+    parts = {"config": dataclasses.asdict(instrument.config), "statistics": statistics.to_dict(), "about": about}
+    return write_network(path, instrument, FORMAT, half, **parts)
 
 # %% ../../nbs/ddsp/11_decoder.ipynb #c13797e7
 def _read(path: Path) -> tuple[DecoderConfig, Statistics, dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as f:
-            header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e:
-        raise ValueError(f"{path} is not a safetensors file or is damaged: {e}") from e
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no instrument of mirkit (format {header.get('format')!r})")
+    header, state = read_network(path, FORMAT, "instrument")
     if broken := [k for k, w in state.items() if not bool(w.isfinite().all())]:
         raise ValueError(f"{path} holds NaN or infinite numbers in {broken[0]}: its training went wrong")
     try:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.checks import check_choice, check_range
-from ..core.files import replacing
+from ..core.weights import read_network, write_network
 from .anchored import AnchoredEncoder, SalienceEncoder
 from .scales import exp_sigmoid, frequencies_softmax, unit_of
 from .spectral import encoder_mel
@@ -404,28 +404,11 @@ def save_inverse(
     half: bool = False,  # store matrices as float16
 ) -> Path:
     "Write a network, atomically"
-    from safetensors.torch import save_file
-
-    state = {
-        k: (w.half() if half and w.is_floating_point() and w.ndim > 1 else w).detach().cpu().contiguous()
-        for k, w in net.state_dict().items()
-    }
-    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(net.config)), "about": json.dumps(about)}
-    with replacing(path) as draft:
-        save_file(state, draft, header)
-    return Path(path)
+    return write_network(path, net, FORMAT, half, config=dataclasses.asdict(net.config), about=about)
 
 # %% ../../nbs/ddsp/06_nets.ipynb #7b38d418
 def _read(path: Path) -> tuple[InverseConfig, dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as f:
-            header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e:
-        raise ValueError(f"{path} is not a safetensors file or is damaged: {e}") from e
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no inverse synthesiser of mirkit (format {header.get('format')!r})")
+    header, state = read_network(path, FORMAT, "inverse synthesiser")
     try:
         config, about = InverseConfig.from_dict(json.loads(header["config"])), dict(json.loads(header["about"]))
         return config, about, state

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..core.checkpoint import read_torch
 from ..core.checks import check_choice, check_range
-from ..core.files import replacing
+from ..core.weights import read_network, write_network
 
 # %% ../../nbs/piano/03_net.ipynb #e6f89a8b
 KEYS = 88  # of a piano, MIDI 21…108
@@ -438,28 +438,11 @@ def save_net(
     half: bool = False,  # store matrices as float16
 ) -> Path:
     "Write a network, atomically"
-    from safetensors.torch import save_file
-
-    state = {
-        k: (w.half() if half and w.is_floating_point() and w.ndim > 1 else w).detach().cpu().contiguous()
-        for k, w in net.state_dict().items()
-    }
-    header = {"format": FORMAT, "config": json.dumps(dataclasses.asdict(net.config)), "about": json.dumps(about)}
-    with replacing(path) as draft:
-        save_file(state, draft, header)
-    return Path(path)
+    return write_network(path, net, FORMAT, half, config=dataclasses.asdict(net.config), about=about)
 
 # %% ../../nbs/piano/03_net.ipynb #91638cea
 def _read_ours(path: Path) -> tuple[NetConfig, dict[str, Any], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "np") as f:
-            header, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e:
-        raise ValueError(f"{path} is not a safetensors file or is damaged: {e}") from e
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no piano network of mirkit (format {header.get('format')!r})")
+    header, state = read_network(path, FORMAT, "piano network", "np")
     try:
         return NetConfig.from_dict(json.loads(header["config"])), json.loads(header["about"]), state
     except (KeyError, TypeError, ValueError) as e:
