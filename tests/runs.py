@@ -1,10 +1,13 @@
 """What the tests of several runnable notebooks do with them and with what they leave"""
 
+import contextlib
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import pytest
 
 
 def validate(notebook: Path, **values) -> dict:
@@ -26,6 +29,19 @@ def play(cells: list[str], until: str = "", **params) -> dict:
         exec(compile(cell, f"cell {i}", "exec"), space)
         space |= params if i == 0 else {}
     return space
+
+
+@contextlib.contextmanager
+def own_place(tmp_path_factory, name: str, **environment: str) -> Iterator[Path]:
+    "Reports and cache in a folder of this module, on the processor"
+    place = tmp_path_factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIRKIT_DEVICE", "cpu")
+        patch.setenv("MIRKIT_REPORTS_PATH", str(place / "reports"))
+        patch.setenv("MIRKIT_CACHE_PATH", str(place / "cache"))
+        for variable, value in environment.items():
+            patch.setenv(variable, value)
+        yield place
 
 
 def strict_json(path: Path) -> dict:

@@ -29,11 +29,7 @@ play = functools.partial(runs.play, CELLS)
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
     "Reports and cache in a folder of this module"
-    place = tmp_path_factory.mktemp("train_ddsp_decoder")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIRKIT_DEVICE", "cpu")
-        patch.setenv("MIRKIT_REPORTS_PATH", str(place / "reports"))
-        patch.setenv("MIRKIT_CACHE_PATH", str(place / "cache"))
+    with runs.own_place(tmp_path_factory, "train_ddsp_decoder") as place:
         yield place
 
 

@@ -38,12 +38,7 @@ play = functools.partial(runs.play, CELLS)
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
     "Reports and cache in a folder of this module"
-    place = tmp_path_factory.mktemp("train_ddsp_inv")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIRKIT_DEVICE", "cpu")
-        patch.setenv("MIRKIT_REPORTS_PATH", str(place / "reports"))
-        patch.setenv("MIRKIT_CACHE_PATH", str(place / "cache"))
-        patch.setenv("OMP_NUM_THREADS", "1")
+    with runs.own_place(tmp_path_factory, "train_ddsp_inv", OMP_NUM_THREADS="1") as place:
         yield place
 
 
