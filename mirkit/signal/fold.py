@@ -85,13 +85,13 @@ def kernel_response(
     "R[p] = Σ_n g̅[n]·√L·e^{+2πi p n/N} with n counted from the frame's centre, in closed form"
     x = np.pi * (np.asarray(points) / n_fft - frequency / sr)
     top = np.sin(length * x)
-    near = np.abs(top) < 1e-9  # 0/0 at three of these points: step aside
-    x = x + near * (1e-7 / length)
-    top, turn = np.where(near, np.sin(length * x), top), math.pi / length
-    left, right = 1 / np.sin(x + turn), 1 / np.sin(x - turn)
-    real = 0.5 / np.sin(x) - 0.25 * math.cos(turn) * (left + right)
-    hann = top * (real + 0.25j * math.sin(turn) * (left - right))
-    return 2 / math.sqrt(length) * np.exp(-1j * x * (1 + length % 2)) * hann
+    near = np.abs(top) < 1e-9
+    if near.any():  # 0/0 at three of these points: step aside
+        x = x + near * (1e-7 / length)
+        top = np.where(near, np.sin(length * x), top)
+    cos, sin, turn = np.cos(x), np.sin(x), math.sin(math.pi / length)
+    response = -(turn**2) / math.sqrt(length) * top * cos / (sin * (sin - turn) * (sin + turn))
+    return response * (cos - 1j * sin) if length % 2 else response + 0j
 
 # %% ../../nbs/signal/00_fold.ipynb #51cc7045
 @dataclass(frozen=True)
@@ -155,10 +155,11 @@ def _bands(frequencies, lengths, sr, hop, m, tol) -> tuple[list[Band], list[int]
     "The bands, their bins in order, and how many points below 0 Hz they need"
     groups = _band_groups(frequencies, lengths, sr, hop, m, tol)
     negative = max([0, *(-low for g in groups.values() for _, low, _ in g)])
+    circle = np.exp(2j * np.pi * np.arange(m) / m).astype(np.complex64)
     bands, bins = [], []
     for folds, group in groups.items():
         low = np.array([first for _, first, _ in group])
-        turn = np.exp(2j * np.pi * (np.outer(low % m, np.arange(m)) % m) / m).astype(np.complex64)
+        turn = circle[np.outer(low % m, np.arange(m)) % m]
         bands.append(Band(low + negative, np.stack([r for *_, r in group]).reshape(len(low), folds, m), turn))
         bins += [k for k, _, _ in group]
     return bands, bins, negative
