@@ -19,21 +19,23 @@ from torch import Tensor, nn
 from ..core.files import replacing
 from .checkpoint import FORMAT, ModelFile, read_model
 from .confidence import ConfidenceHead
-from .config import PestoConfig, sizes
+from .config import PestoConfig, is_salience, sizes
 from .decode import decode_pitch
 from .net import PestoEncoder
-from .views import context_reach, foreground, stack_frames
+from .salience import SalienceHead, SalienceNet, pad_frames, place_classes
+from .views import context_reach, foreground, layer_reach, stack_frames
 from .weights import find_weights
 
 # %% ../../nbs/pitch/08_model.ipynb #2f613d90
 class PestoModel(nn.Module):
-    "Constant-Q frames to activations, pitch and confidence"
+    "Constant-Q frames to activations, pitch and confidence, by PESTO's network or a SalienceNet"
 
     def __init__(self, config: PestoConfig, confidence: bool = True):
         super().__init__()
         self.config = config
-        self.encoder = PestoEncoder(config)
-        self.confidence = ConfidenceHead(config) if confidence else None
+        encoder, head = (SalienceNet, SalienceHead) if is_salience(config) else (PestoEncoder, ConfidenceHead)
+        self.encoder: Any = encoder(config)
+        self.confidence: Any = head(config) if confidence else None
         self.shift: Tensor
         self.register_buffer("shift", torch.zeros(()))  # semitones
 
@@ -44,11 +46,15 @@ class PestoModel(nn.Module):
         first: int = 0,  # of the frames wanted; the others are their context
         last: int | None = None,  # one beyond them
     ) -> Tensor:
-        "dB (T, context × stack × H, F), what the encoder sees"
-        return stack_frames(frames, self.config, step, first, last)
+        "What the encoder sees: dB (T, H, F), or a SalienceNet's (1, C, T + its reach, P)"
+        if not is_salience(self.config):
+            return stack_frames(frames, self.config, step, first, last)
+        before, after = layer_reach(self.config, step or self.config.step_size)
+        last = len(frames) if last is None else last
+        return self.encoder.view(pad_frames(frames[None], before, after)[:, first : last + before + after])
 
     def centre(self, frames: Tensor) -> Tensor:
-        "dB (T, H, all bins) -> dB (T, H, F), what the confidence head sees"
+        "dB (T, H, all bins) -> dB (T, H, F), what PESTO's confidence head sees"
         margin = sizes(self.config).max_steps
         return frames[..., margin : margin + sizes(self.config).n_bins_in]
 
@@ -56,10 +62,18 @@ class PestoModel(nn.Module):
         self, frames: Tensor, step: float | None = None, first: int = 0, last: int | None = None
     ) -> tuple[Tensor, Tensor]:
         "dB (T, H, all bins) -> activations (last − first, n) before the shift, confidence in 0…1; arguments as for `view`"
+        if is_salience(self.config):
+            return self._salience(self.view(frames, step, first, last), step)
         y = self.encoder(self.view(frames, step, first, last))
         if self.confidence is None:
             return y, y.amax(-1)
         return y, self.confidence(self.centre(frames[first:last]), y).sigmoid()
+
+    def _salience(self, view: Tensor, step: float | None) -> tuple[Tensor, Tensor]:
+        z = self.encoder.features(view, step)
+        y = self.encoder.answer(z).softmax(-1)
+        confidence = y.amax(-1) if self.confidence is None else self.confidence(z, y).sigmoid()
+        return place_classes(y, self.config)[0], confidence[0]
 
     @torch.no_grad()
     def predict(
@@ -72,17 +86,22 @@ class PestoModel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (T,) MIDI, confidence (T,), activations (T, n) moved to class = pitch
         "Pitch, confidence and activations of a sequence of frames; memory beyond the results is bounded"
         n = sizes(self.config).n_out
-        reach = context_reach(self.config, step or self.config.step_size)
+        before, after = self._reach(step or self.config.step_size)
         parts = [(frames.new_zeros(0, n), frames.new_zeros(0))]
         for a in range(0, len(frames), block):
-            begin, b = max(0, a - reach), min(a + block, len(frames))
-            parts.append(self(frames[begin : b + reach], step, a - begin, b - begin))
+            begin, b = max(0, a - before), min(a + block, len(frames))
+            parts.append(self(frames[begin : b + after], step, a - begin, b - begin))
         y, confidence = (torch.cat(p) for p in zip(*parts, strict=True))
         b = self.config.bins_per_semitone
         pitch = decode_pitch(y, b, reduction or self.config.reduction, viterbi) - self.shift
         volume = (10 ** (frames / 10)).sum((1, 2))
         confidence = confidence * foreground(volume, self.config, step or self.config.step_size)
         return pitch, confidence, y.roll(-round(float(self.shift) * b), -1)
+
+    def _reach(self, step: float) -> tuple[int, int]:
+        if is_salience(self.config):
+            return layer_reach(self.config, step)
+        return (context_reach(self.config, step),) * 2
 
 # %% ../../nbs/pitch/08_model.ipynb #e051660a
 def save_model(
@@ -133,8 +152,10 @@ def model_of(
 def save_official(model: PestoModel, path: str | Path) -> Path:
     "Write a checkpoint in the official layout, for pesto-pitch to read (its own confidence head is not in it)"
     c, s = model.config, sizes(model.config)
-    if s.channels_in != len(c.harmonics) or s.first_size != s.kernel_size:
-        raise ValueError("a model with stack, context or first_width does not fit into the official layout")
+    if is_salience(c) or s.channels_in != len(c.harmonics) or s.first_size != s.kernel_size:
+        raise ValueError(
+            "a SalienceNet, or a model with stack, context or first_width, does not fit into the official layout"
+        )
     encoder = {
         "n_chan_input": len(c.harmonics),
         "n_chan_layers": list(c.channels),
