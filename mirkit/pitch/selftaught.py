@@ -19,7 +19,7 @@ from .config import PestoConfig
 from .data import SILENCE
 from .model import PestoModel
 from .net import move_answers
-from .supervised import Bank, complex_picture
+from .supervised import Bank, complex_picture, make_bank
 
 # %% ../../nbs/pitch/26_selftaught.ipynb #8276b79a
 GRIDS = (-1 / 3, 0.0, 1 / 3)  # bins by which the grids of the pictures lie higher
@@ -119,9 +119,7 @@ def selftaught_bank(
         return teach_clip(audio[: int(60 * minutes * sr)], sr, teacher, config)
 
     made = map_threads(label, chosen, progress="teaching" if progress else "")
-    pictures, pitch, voiced = (list(x) for x in zip(*(p for clip in made for p in clip), strict=True))
-    starts = np.cumsum([0, *map(len, pictures)])
-    bank = Bank(np.concatenate(pictures), starts, np.concatenate(pitch), np.concatenate(voiced))
+    bank = make_bank(*map(list, zip(*(p for clip in made for p in clip), strict=True)))
     if not (bank.voiced == 1).any():
         raise ValueError(f"the teacher is sure of no frame of {len(chosen)} recordings; train it longer")
     return bank
