@@ -13,7 +13,7 @@ from ..core.weights import Shelf
 # %% ../../nbs/ddsp/17_weights.ipynb #1ab62827
 DEFAULT = "ddsp-inv-tiny"  # the inverse synthesiser that is used where none is named
 INSTRUMENT = "violin"  # the instrument that is used where none is named
-SHELF = Shelf("ddsp", DEFAULT)
+SHELF = Shelf("ddsp", DEFAULT, also=(INSTRUMENT,))
 
 
 def weights_names() -> list[str]:

@@ -319,7 +319,7 @@ def official_windows(
 def estimate_key(
     audio: Any,  # (N,) or (B, N) samples, numpy or torch; or the path of a recording
     sr: int | None = None,  # Hz, of samples
-    model: str | Path = DEFAULT,  # a name of ours, or a model file
+    model: str | Path = DEFAULT,  # a name of ours (see `mirkit models`), or a model file
     **options: Any,  # of KeyEstimator: overlap, crops, threshold, compat, device
 ) -> Any:  # KeyEstimate, or a list of them for a batch
     "Key of audio in one call; the model is read once, and again when its file has changed"

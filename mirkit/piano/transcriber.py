@@ -242,7 +242,8 @@ class PianoTranscriber:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = "",  # a model of ours by name, or any model file, ours or official; empty: piano-ov
+        name_or_path: str
+        | Path = "",  # of ours (piano-ov-plus is better, not for companies), or a file; empty: piano-ov
         *,
         device: str = "cpu",  # auto, cpu, cuda, cuda:N, mps
         **options: Any,  # of TranscriberOptions
@@ -373,7 +374,7 @@ def sinc_blocks(
 def transcribe(
     audio: Any,  # (N,) or (B, N) samples, numpy or torch; or the path of a recording
     sr: int | None = None,  # Hz, of samples
-    model: str | Path = "",  # a name of ours, or a model file; empty: piano-ov
+    model: str | Path = "",  # of ours (piano-ov-plus is better, not for companies), or a file; empty: piano-ov
     **options: Any,  # of TranscriberOptions, and device
 ) -> Any:  # Notes, or a list of them for a batch
     "Piano notes of audio in one call; the model is read once, and again when its file has changed"
