@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.weights import Shelf
 
 # %% ../../nbs/pitch/24_weights.ipynb #f4a093d9
-DEFAULT = "pesto-robust"  # what is used where no model is named
+DEFAULT = "pitch"  # what is used where no model is named
 SHELF = Shelf("pitch", DEFAULT)
 
 
