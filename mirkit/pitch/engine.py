@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..core.arrays import array_namespace, as_complex, as_real, constant_like, strided
-from .config import PestoConfig, sizes
+from .config import PestoConfig, is_salience, sizes
+from .salience_engine import SalienceNetwork, make_salience, salience_answer, salience_like
 from .views import context_offsets, stack_offsets
 
 # %% ../../nbs/pitch/28_engine.ipynb #d5595385
@@ -136,8 +137,10 @@ def _toeplitz(weight: np.ndarray, n_in: int, n_out: int, channels: int) -> np.nd
 def make_network(
     config: PestoConfig,
     weights: dict[str, np.ndarray],  # by the names of PestoModel's state
-) -> Network:
+) -> Network | SalienceNetwork:
     "Prepare a model for inference, on numpy"
+    if is_salience(config):
+        return make_salience(config, weights)
     s, c = sizes(config), config
     act: dict[str, Any] = {"activation": c.activation, "slope": c.slope}
     names: list[tuple[str, dict[str, Any], bool]] = [("encoder.conv1.0", act, False)]
@@ -154,8 +157,10 @@ def make_network(
     return Network(c, scale, offset, tuple(layers), matrix, head, float(weights["shift"]), plain)
 
 
-def network_like(net: Network, x: Any) -> Network:
+def network_like(net: Network | SalienceNetwork, x: Any) -> Network | SalienceNetwork:
     "The network with its constants where `x` lives"
+    if isinstance(net, SalienceNetwork):
+        return salience_like(net, x)
     layers = tuple(
         dataclasses.replace(v, weight=constant_like(v.weight, x), bias=constant_like(v.bias, x)) for v in net.layers
     )
@@ -258,12 +263,12 @@ def official_confidence(
     return _sigmoid(logit[0])
 
 # %% ../../nbs/pitch/28_engine.ipynb #2822e8b8
-def has_official_head(net: Network) -> bool:
+def has_official_head(net: Network | SalienceNetwork) -> bool:
     return "linear.weight" in net.head
 
 
 def answer(
-    net: Network,  # where `frames` live: see network_like
+    net: Network | SalienceNetwork,  # where `frames` live: see network_like
     frames: Any,  # dB (all bins, H, T), consecutive
     step_size: float,  # ms between them
     first: int = 0,  # of the frames that are wanted
@@ -272,6 +277,8 @@ def answer(
     loudest: float | None = None,  # energy of the loudest frame nearby; default: of these
 ) -> tuple[Any, Any]:  # probabilities (t, n_out) before the shift, confidence (t,) in 0…1
     "The network's answer for frames first…last−1; the others serve as context"
+    if isinstance(net, SalienceNetwork):
+        return salience_answer(net, frames, step_size, first, last, block)
     xp, s = array_namespace(frames), sizes(net.config)
     last, out, gain = frames.shape[2] if last is None else last, [], 0.0
     if has_official_head(net) and last > first:
