@@ -242,8 +242,7 @@ class PianoTranscriber:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str
-        | Path = "",  # of ours (piano-ov-plus is better, not for companies), or a file; empty: piano-ov
+        name_or_path: str | Path = "",  # as of `mirkit models`, or a file, ours or official; empty: piano-ov
         *,
         device: str = "cpu",  # auto, cpu, cuda, cuda:N, mps
         **options: Any,  # of TranscriberOptions
