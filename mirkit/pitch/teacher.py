@@ -382,8 +382,8 @@ def _partials(
         levels = _voice_levels(rng, kind, f, segments, t)
     else:
         levels = _instrument_levels(rng, family, ratios, f0, segments, t)
-        if rng.random() < family.chorus:
-            levels *= _chorus(rng, ratios, t)
+    if rng.random() < (0.04 if family is None else family.chorus):
+        levels *= _chorus(rng, ratios, t)
     shimmer = np.stack([wander(rng, t, 0.08) for _ in ratios[:12]], 1)
     levels[:, :12] *= 10 ** (draw(rng, (0, 2)) * shimmer / 20)
     return ratios, (levels * np.clip((top - f) / (0.1 * top), 0, 1)).astype(np.float32)
