@@ -11,6 +11,7 @@ import random
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_midi(path: Path) -> Any:  # pretty_midi.PrettyMIDI
     try:
         return pretty_midi.PrettyMIDI(str(path))
     except Exception as e:  # the parser fails in many ways
-        raise ValueError(f"{path} cannot be read as MIDI: {e or type(e).__name__}") from e
+        raise ValueError(f"{path} cannot be read as MIDI: {str(e) or type(e).__name__}") from e
 
 
 def _line(instrument: Any) -> bool:
@@ -86,36 +87,42 @@ def render_accompaniment(
     seed: int = 0,
     sr: int = 16000,  # Hz
     soundfont: str = "FluidR3",  # as for `find_soundfont`; FluidR3 is under the MIT licence
+    progress: bool = True,
 ) -> list[Track]:  # of the songs that have an accompaniment
     "Accompaniments as recordings; warns of songs left out. Raises `ValueError` when none is left, `FileNotFoundError` without fluidsynth."
     if not len(files):
         raise ValueError("files is empty: there is no MIDI file to render")
-    font, settings = find_soundfont(soundfont), load_settings()
-    home = settings.cache_path / "accompaniment"
+    font, home = find_soundfont(soundfont), load_settings().cache_path / "accompaniment"
     home.mkdir(parents=True, exist_ok=True)
 
     def render(path: Path) -> Track | str:
-        key = cache_key(
-            midi=file_hash(path), name=path.stem, font=font.name, seconds=seconds, seed=seed, sr=sr, recipe=2
-        )
+        made_of = {"midi": file_hash(path), "name": path.stem, "font": font.name, "recipe": 2}
+        out = home / f"{cache_key(**made_of, seconds=seconds, seed=seed, sr=sr)}.flac"
         try:
-            return Track(
-                path.stem, _render(path, home / f"{key}.flac", font, seconds, seed, sr), None, path.stem, format=""
-            )
+            return Track(path.stem, _render(path, out, font, seconds, seed, sr), None, path.stem, format="")
         except ValueError as e:
             return str(e)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tempo changes on other tracks: heard all the same
-        found = map_threads(render, files, progress="rendering songs", unit="song")
+        found = map_threads(render, files, progress="rendering songs" if progress else "", unit="song")
+    return _kept(found, home)
+
+# %% ../../nbs/pitch/23_accompany.ipynb #d195d02b
+def _kept(found: Sequence[Track | str], home: Path) -> list[Track]:
+    "The tracks among tracks and complaints; the folder under its limit"
     tracks, bad = [t for t in found if isinstance(t, Track)], [t for t in found if isinstance(t, str)]
-    report = f"{len(bad)} of {len(files)} MIDI files give no accompaniment:\n  " + "\n  ".join(bad[:5])
+    report = f"{len(bad)} of {len(found)} MIDI files give no accompaniment:\n  " + "\n  ".join(bad[:5])
     if not tracks:
         raise ValueError(report)
     if bad:
-        warnings.warn(f"left out: {report}", stacklevel=2)
-    recent = {p.stem for p in home.glob("*.flac") if time.time() - p.stat().st_mtime < 3600}  # someone else's, perhaps
-    trim_folder(home, int(settings.cache_limit_gb * 1e9), "*.flac", recent)
+        warnings.warn(f"left out: {report}", stacklevel=3)
+    recent = {t.audio.stem for t in tracks}
+    for path in home.glob("*.flac"):
+        with suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - path.stat().st_mtime < 3600:  # in use by someone else, perhaps
+                recent.add(path.stem)
+    trim_folder(home, int(load_settings().cache_limit_gb * 1e9), "*.flac", recent)
     return tracks
 
 # %% ../../nbs/pitch/23_accompany.ipynb #82c06f43
