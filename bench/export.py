@@ -17,7 +17,7 @@ from mirkit.pitch.export import ExportedModel, StreamingPitch, export_model, gli
 from mirkit.pitch.model import PestoModel
 from mirkit.pitch.tracker import PitchTracker
 
-PRESETS = ("small-vqt", "mir-1k_g7", "mir-1k", "robust")
+PRESETS = ("pitch", "pitch-live", "small-vqt", "mir-1k_g7")
 CASES = [(preset, sr, step) for preset in PRESETS for sr in (16000, 48000) for step in (5.0, 10.0)]
 LEAST = 1.5  # ratio
 
