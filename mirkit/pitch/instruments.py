@@ -5,25 +5,28 @@
 # %% auto #0
 __all__ = ['SETS', 'SOUNDS', 'GUITAR', 'OPEN_STRINGS', 'PROGRAMS', 'SWEEP_NOTES', 'RANGE', 'Passage', 'steady', 'autocorrelation',
            'sounds_as', 'single_notes', 'lone_notes', 'violin_notes', 'sweep_sound', 'sweep_notes', 'passages',
-           'passage_errors', 'note_errors', 'error_shares', 'instrument_scores']
+           'passage_errors', 'note_errors', 'error_shares', 'instrument_scores', 'error_figure']
 
 # %% ../../nbs/pitch/31_instruments.ipynb #7b0be878
+import csv
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.audio import audio_info, load
-from ..core.cache import ArrayCache, cache_key, content_hash, file_hash
+from ..core.cache import ArrayCache, cache_key, file_hash
 from ..core.checks import check_choice
 from ..core.compute import map_threads
 from ..core.midi import find_soundfont, synthesise
 from ..core.results import PitchTrack
 from ..core.tracks import RECIPES, Recipe, recipe_tracks
 from ..core.units import cents_error, fold_octave, hz_to_midi, midi_to_hz, midi_to_note, note_to_midi
+from ..core.view import note_ticks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +71,7 @@ def steady(
     return loud & (times >= onset + 0.06) & (times < end)
 
 # %% ../../nbs/pitch/31_instruments.ipynb #5e9537fa
-SOUNDS = ("as written", "higher", "lower", "unclear", "silent")
+SOUNDS = ("as written", "higher", "lower", "detuned", "unclear", "silent")
 _FINER = 8
 
 
@@ -105,7 +108,9 @@ def sounds_as(
         return "higher", 0.0
     if max(twice, thrice) > whole + 0.2:
         return "lower", 0.0
-    return ("as written", float(off[best])) if whole > 0.6 and 0 < best < len(off) - 1 else ("unclear", 0.0)
+    if whole < 0.6:
+        return "unclear", 0.0
+    return ("as written", float(off[best])) if abs(off[best]) < 0.46 else ("detuned", 0.0)
 
 # %% ../../nbs/pitch/31_instruments.ipynb #ad4e5454
 GUITAR = Recipe(
@@ -144,7 +149,7 @@ def single_notes(
             notes = np.array([[0.0, audio_info(track.audio).duration, midi]])
             key = cache_key(file=file_hash(track.audio), notes=notes.tolist())
             instrument = f"string {track.group}" if name == "guitar" else track.group
-            found.append(Passage(name, instrument, lambda p=track.audio: load(p), notes, key))
+            found.append(Passage(name, instrument, partial(load, track.audio), notes, key))
     return found
 
 # %% ../../nbs/pitch/31_instruments.ipynb #1bae3565
@@ -160,29 +165,36 @@ def lone_notes(
     return (stop - start >= shortest) & (shared <= overlap).all(1)
 
 
+def _seconds(text: str) -> float:  # of 0:01:30
+    return sum(float(part) * 60**i for i, part in enumerate(reversed(text.split(":"))))
+
+
 def violin_notes(root: str | Path | None = None) -> list[Passage]:
-    "The lone notes of the Bach violin data set. Raises `DatasetNotFound`."
+    "The lone notes of the Bach violin data set, a passage for each movement. Raises `DatasetNotFound`."
     tracks, files = recipe_tracks("bach-violin", RECIPES["bach-violin"], root)
     tables = {(f.parent.parent.name, f.stem): f for f in files if f.suffix == ".csv"}
+    movements = [row for f in files if f.name == "info.csv" for row in csv.DictReader(f.open(encoding="utf-8"))]
     found = []
-    for track in tracks:
-        sources = [tables.get((kind, track.audio.stem)) for kind in ("alignments", "notes")]
-        if None in sources:
+    for row, track in ((r, t) for r in movements for t in tracks if t.audio.stem == Path(r["source_filename"]).stem):
+        sources = [tables.get((kind, row["filename"])) for kind in ("alignments", "notes")]
+        spans, score = (np.loadtxt(f, delimiter=",", skiprows=1, ndmin=2) if f else np.zeros((0, 3)) for f in sources)
+        if not len(spans) or len(spans) != len(score):
             continue
-        spans, score = (np.loadtxt(f, delimiter=",", skiprows=1, ndmin=2) for f in sources if f)
-        if len(spans) == len(score):
-            most = spans[:, 1] - (spans[:, 1] - spans[:, 0]) / 4
-            notes = np.stack((spans[:, 0], most, score[:, 2]), 1)[lone_notes(spans)]
-            key = cache_key(file=file_hash(track.audio), notes=notes.tolist())
-            found.append(Passage("violin", track.group, lambda p=track.audio: load(p), notes, key))
+        spans = spans + _seconds(row["start"])  # alignments count from the movement's start
+        most = spans[:, 1] - (spans[:, 1] - spans[:, 0]) / 4
+        notes = np.stack((spans[:, 0], most, score[:, 2]), 1)[lone_notes(spans)]
+        key = cache_key(file=file_hash(track.audio), notes=notes.tolist())
+        found.append(Passage("violin", track.group, partial(load, track.audio), notes, key))
     return found
 
 # %% ../../nbs/pitch/31_instruments.ipynb #b4ddf305
-PROGRAMS: dict[int, tuple[str, int, int]] = {  # General MIDI program from 0: name, lowest and highest MIDI pitch in life
+PROGRAMS: dict[
+    int, tuple[str, int, int]
+] = {  # General MIDI program from 0: name, lowest and highest MIDI pitch in life
     0: ("piano", 21, 108),
     6: ("harpsichord", 29, 89),
     11: ("vibraphone", 53, 89),
-    19: ("church organ", 36, 96),
+    20: ("reed organ", 36, 96),
     22: ("harmonica", 60, 96),
     24: ("nylon guitar", 40, 83),
     33: ("electric bass", 28, 67),
@@ -275,7 +287,7 @@ def _sounding(passage: Passage) -> list[tuple[str, float]]:
             found.append((SOUNDS.index(sounds), off))
         return np.array(found, float).reshape(-1, 2)
 
-    kept = ArrayCache("sounding").get_or_make(cache_key(of=passage.key, version=2), check)
+    kept = ArrayCache("sounding").get_or_make(cache_key(of=passage.key, version=4), check)
     return [(SOUNDS[int(i)], float(off)) for i, off in kept]
 
 # %% ../../nbs/pitch/31_instruments.ipynb #1d664a6d
@@ -291,7 +303,13 @@ def passage_errors(
         cents = np.asarray(cents_error(float(midi_to_hz(pitch + off)), hz))
         wrong = ~(np.abs(cents) <= 50)  # no answer is wrong, too
         octave = wrong & (np.abs(np.asarray(fold_octave(cents))) <= 50)
-        about = {"set": passage.set, "instrument": passage.instrument, "pitch": pitch, "sounds": sounds, "tuning": 100 * off}
+        about = {
+            "set": passage.set,
+            "instrument": passage.instrument,
+            "pitch": pitch,
+            "sounds": sounds,
+            "tuning": 100 * off,
+        }
         own = passage.own[0] <= pitch <= passage.own[1]
         right = float(np.median(np.abs(cents[~wrong]))) if (~wrong).any() else np.nan
         rows.append(
@@ -332,7 +350,9 @@ RANGE = (40.0, 1800.0)  # Hz
 
 def _shares(notes: "pd.DataFrame") -> dict[str, float]:
     frames = notes.frames.sum()
-    return {k: 100 * notes[c].sum() / frames if frames else np.nan for k, c in (("octave", "octave"), ("gross", "wrong"))}
+    return {
+        k: 100 * notes[c].sum() / frames if frames else np.nan for k, c in (("octave", "octave"), ("gross", "wrong"))
+    }
 
 
 def error_shares(
@@ -352,7 +372,9 @@ def error_shares(
             fair = every[every.sounds == "as written"]
             about = {"set": name, "instrument": instrument, "notes": len(fair), "frames": fair.frames.sum()}
             own = {f"{k}, own range": v for k, v in _shares(fair[fair.own]).items()}
-            rows.append(about | _shares(fair) | own | {"cents": fair.cents.median(), "left out": len(every) - len(fair)})
+            rows.append(
+                about | _shares(fair) | own | {"cents": fair.cents.median(), "left out": len(every) - len(fair)}
+            )
     columns = ["set", "instrument", "notes", "frames", "octave", "gross", "octave, own range", "gross, own range"]
     table = pd.DataFrame(rows, columns=[*columns, "cents", "left out"]).set_index(["set", "instrument"])
     table.attrs = dict(notes.attrs)
@@ -366,3 +388,56 @@ def instrument_scores(
 ) -> "pd.DataFrame":
     "`error_shares` of a tracker's `note_errors`"
     return error_shares(note_errors(tracker, sets, **options))
+
+# %% ../../nbs/pitch/31_instruments.ipynb #57943d07
+def error_figure(
+    notes: "pd.DataFrame",  # from `note_errors`
+    title: str = "",
+    between: tuple[float, float] = RANGE,  # Hz
+) -> "go.Figure":
+    "Error by note: share of frames more than 50 cents off, instruments × notes"
+    import plotly.graph_objects as go
+
+    label = [f"{i} ({s})" if s != "sweep" else i for s, i in zip(notes.set, notes.instrument, strict=True)]
+    names = list(dict.fromkeys(label))
+    table = notes.assign(row=[names.index(v) for v in label], note=notes.pitch.round().astype(int))
+    grid = np.arange(table.note.min(), table.note.max() + 1)
+    fair, rest = table[(table.sounds == "as written") & (table.frames > 0)], table[table.sounds != "as written"]
+    sums = fair.groupby(["row", "note"])[["wrong", "octave", "frames"]].sum().reset_index()
+    image = np.full((len(names), len(grid)), np.nan)
+    image[sums.row, sums.note - grid[0]] = 100 * sums.wrong / sums.frames
+    octaves = sums[sums.octave > 0.1 * sums.frames]
+    shades = [[0, "#eaf3ea"], [0.05, "#fee8c8"], [0.3, "#fdbb84"], [1, "#b30000"]]
+    heat = go.Heatmap(
+        z=np.round(image, 1), x=grid, y=np.arange(len(names)), zmin=0, zmax=100, colorscale=shades, xgap=1
+    )
+    heat.update(ygap=3, colorbar={"title": "%", "thickness": 10, "outlinewidth": 0})
+    heat.update(
+        text=[[midi_to_note(int(n)) for n in grid]] * len(names), hovertemplate="%{text}: %{z} %<extra></extra>"
+    )
+    dots = {"mode": "markers", "hoverinfo": "skip", "showlegend": False}
+    grey = go.Scatter(x=rest.note, y=rest.row, marker={"symbol": "square", "size": 5, "color": "#cccccc"}, **dots)
+    ring = {"symbol": "circle-open", "size": 6, "color": "black", "line": {"width": 1.2}}
+    figure = go.Figure([heat, grey, go.Scatter(x=octaves.note, y=octaves.row, marker=ring, **dots)])
+    return _dressed(figure, names, title, between, table)
+
+
+def _dressed(
+    figure: "go.Figure", names: list[str], title: str, between: tuple[float, float], table: "pd.DataFrame"
+) -> "go.Figure":
+    "With axes, the limits of the score, and each instrument's own range"
+    low, high = table.note.min(), table.note.max()
+    for _, own in table[table.own & (table.set == "sweep")].groupby("row"):
+        below = int(own.row.iloc[0]) + 0.47
+        ends = {"x0": own.note.min() - 0.5, "x1": own.note.max() + 0.5, "y0": below, "y1": below}
+        figure.add_shape(type="line", line={"color": "#0072B2", "width": 2}, **ends)
+    for hz in between:
+        figure.add_vline(float(hz_to_midi(hz)), line={"dash": "dot", "color": "#555555", "width": 1})
+    at, text = note_ticks(low, high)
+    figure.update_layout(
+        template="plotly_white", height=140 + 22 * len(names), margin={"l": 130, "r": 20, "t": 50, "b": 50}
+    )
+    figure.update_layout(title={"text": title, "font": {"size": 15}, "x": 0, "xref": "paper"}, plot_bgcolor="white")
+    figure.update_xaxes(tickvals=at, ticktext=text, range=[low - 0.7, high + 0.7], showgrid=False, zeroline=False)
+    rows = {"tickvals": np.arange(len(names)), "ticktext": names, "range": [len(names) - 0.4, -0.6]}
+    return figure.update_yaxes(**rows, showgrid=False, zeroline=False)
