@@ -18,7 +18,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 # Tests neither see nor leave anything in the user's own cache and reports.
 TEST_ENV := $(ONE_THREAD) MIRKIT_CACHE_PATH="$(CURDIR)/build/test/cache" MIRKIT_REPORTS_PATH="$(CURDIR)/build/test/reports"
 
-DEMO := $(BIN)/mirkit run nbs/train_pesto.ipynb -p data synth
+DEMO := $(BIN)/mirkit run nbs/train_pitch.ipynb
 RUNNABLE := ^([_.]|train_|eval_|explore_)
 # What people write by hand: ruff reads the notebooks, and the modules follow from them.
 SOURCES := nbs tests bench .ci $(wildcard mirkit/__*__.py)
@@ -49,7 +49,7 @@ $(STAMP):
 	@echo "$$($(BIN)/python -c '$(VERSION)') $(CURDIR) $(LOCKED)" > $(STAMP)
 
 # ---- use -------------------------------------------------------------------------------------------------------------
-demo: $(STAMP) ## train PESTO on the built-in data set and write an HTML report (under four minutes)
+demo: $(STAMP) ## train a pitch model on sound that mirkit makes and write an HTML report (under four minutes)
 	$(DEMO)
 
 lab: $(STAMP) ## open the notebooks in JupyterLab (ARGS="--port 9999" passes options on)
