@@ -27,7 +27,7 @@ from ..core.synth import render_track
 from ..core.units import hz_to_midi, midi_to_hz
 from ..core.view import PALETTE, f0_figure, note_ticks
 from .checkpoint import ModelFile, read_model
-from .config import PestoConfig
+from .config import PestoConfig, config_reach, is_salience
 from .decode import REDUCTIONS, decode_pitch
 from .front import front_plan, working_rate
 from .tracker import PitchTracker, log_frames
@@ -257,11 +257,11 @@ def why_not_finetune(
 ) -> str:  # empty: it can
     "Why a model cannot learn from a recording without labels"
     c = model.config
-    if len(c.context) > 1 or len(c.stack) > 1:
-        sees = f"{len(c.context)} frames, each {len(c.stack) or 1} times"
+    if is_salience(c):
+        before, after = config_reach(c)
         return (
-            f"{model.name} cannot be fine-tuned without labels: it sees {sees}, and was taught with labels or a teacher's answers. "
-            "Choose a model that learnt from transposition alone, such as pesto-cqt or pesto-vqt, as model A."
+            f"{model.name} cannot be fine-tuned without labels: it looks {before:g} ms back and {after:g} ms ahead, and was taught with "
+            "sound whose pitch is known. Choose a model that learnt from transposition alone, such as pesto-cqt or pesto-vqt, as model A."
         )
     if "confidence.hidden.weight" not in model.weights:
         return (

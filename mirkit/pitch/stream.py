@@ -112,13 +112,16 @@ class LayerStreams:
     def __init__(self, net: SalienceNetwork, batch: int, step_size: float):
         c = net.config
         self.net, self.at, self.ahead = net, view_index(c), layer_reach(c, step_size)[1]
+        self.n_out = sizes(c).n_out
         self.kernels = [np.ascontiguousarray(np.concatenate(layer.taps, 1)) for layer in net.layers]
         channels = [len(self.at), *(n for n, _, _ in c.layers)]
-        self.taps, self.late, self.rings = [], [], []
+        self.taps, self.rings, self.slots = [], [], []
         for n, offsets in zip(channels, layer_offsets(c, step_size), strict=False):
-            self.late.append(max(0, offsets[-1]))  # frames that the layer's answer is behind
-            self.taps.append(np.array(offsets) - self.late[-1])
-            self.rings.append(np.zeros((batch, 1 - min(0, *self.taps[-1]), n, c.span), np.float32))
+            late = max(0, offsets[-1])  # frames that the layer's answer is behind
+            taps, size = np.array([*offsets, 0]) - late, 1 + late + max(0, -offsets[0])
+            self.taps.append(len(offsets))
+            self.rings.append(np.zeros((batch, size, n, c.span), np.float32))
+            self.slots.append((np.arange(size)[:, None] + taps) % size)  # for each place of the newest frame
         self.age = np.zeros(batch, np.int64)  # frames that each stream has had
         self.newest = np.zeros((batch, sizes(c).n_bins), np.float32)
 
@@ -128,16 +131,18 @@ class LayerStreams:
         frames: np.ndarray,  # dB (R, F), one frame for each of them
     ) -> tuple[np.ndarray, np.ndarray]:  # probabilities (R, n_out), confidence (R,) of the frames `ahead` earlier
         "The next frame of some streams"
-        z, age, begins = self._view(frames), self.age[rows], self.age[rows] == 0
-        if begins.any():
-            self._begin(rows[begins], z[begins])
-        for i, (taps, late, ring) in enumerate(zip(self.taps, self.late, self.rings, strict=True)):
-            seen, size = z[:, None], ring.shape[1]
-            if size > 1:
-                ring[rows, age % size] = z
-                seen, z = ring[rows[:, None], (age[:, None] + taps) % size], ring[rows, (age - late) % size]
+        z, age = self._view(frames), self.age[rows]
+        if not age.all():
+            self._begin(rows[age == 0], z[age == 0])
+        for i, (ring, slots) in enumerate(zip(self.rings, self.slots, strict=True)):
+            seen = z[:, None]
+            if len(slots) > 1:
+                newest = age % len(slots)
+                ring[rows, newest] = z
+                seen = ring[rows[:, None], slots[newest]]
+                seen, z = seen[:, :-1], seen[:, -1]
             z = self._layer(i, seen, z)
-        self.age[rows] += 1
+        self.age[rows] = age + 1
         self.newest[rows] = frames
         return self._finish(z)
 
@@ -151,33 +156,33 @@ class LayerStreams:
         "Fill the rings as if the first frame had always been there"
         for i, (ring, taps) in enumerate(zip(self.rings, self.taps, strict=True)):
             ring[rows] = z[:, None]
-            z = self._layer(i, np.repeat(z[:, None], len(taps), 1), z)
+            z = self._layer(i, np.repeat(z[:, None], taps, 1), z)
 
     def _layer(self, i: int, seen: np.ndarray, z: np.ndarray) -> np.ndarray:
         "Frames that the layer looks at (R, taps, C, P), its input (R, C, P) -> its output"
         layer, (r, taps, channels, p) = self.net.layers[i], seen.shape
         if layer.width > 1:
             half = layer.width // 2
-            wide = np.zeros((r, taps, channels, p + 2 * half), np.float32)
+            wide = np.empty((r, taps, channels, p + 2 * half), np.float32)
             wide[..., half : half + p] = seen
+            wide[..., :half] = wide[..., half + p :] = layer.edge
             a, b, c, d = wide.strides
             seen = as_strided(wide, (r, taps, layer.width, channels, p), (a, b, d, c, d))
         y = self.kernels[i] @ seen.reshape(r, -1, p)
-        y += layer.bias
-        np.maximum(y, np.float32(0), out=y)
+        np.maximum(y, layer.low, out=y)
         if layer.residual:
             y += z
         return y
 
     def _finish(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         net, c = self.net, self.net.config
-        b, first, n_out = c.bins_per_semitone, c.lowest * c.bins_per_semitone, sizes(c).n_out
+        b, first = c.bins_per_semitone, c.lowest * c.bins_per_semitone
         made = net.out @ z + net.out_bias  # (R, b + head, P)
         x = made[:, :b].transpose(0, 2, 1).reshape(len(z), -1)
         x = x - x.max(1, keepdims=True)
         e = np.exp(x)
         total = e.sum(1, keepdims=True)
-        y = np.zeros((len(z), n_out), np.float32)
+        y = np.zeros((len(z), self.n_out), np.float32)
         y[:, first : first + x.shape[1]] = e = e / total
         peak = -np.log(total)
         if not net.head:
@@ -187,7 +192,7 @@ class LayerStreams:
         seen = np.concatenate((u.mean(2), u.max(2), entropy, peak), 1)
         hidden = np.maximum(seen @ net.head["hidden.weight"].T + net.head["hidden.bias"], 0)
         logit = hidden @ net.head["out.weight"][0] + net.head["out.bias"]
-        return y, 1 / (1 + np.exp(-np.clip(logit, -60, 60)))
+        return y, 0.5 + 0.5 * np.tanh(0.5 * logit)
 
 # %% ../../nbs/pitch/14_stream.ipynb #8638250d
 class PitchStream:
@@ -302,7 +307,7 @@ class PitchStream:
         ahead, known = layers.ahead, layers.age + count
         if last:  # the last frame goes on
             count = count + ahead * (known > 0)
-        y = np.zeros((self.batch, count.max(initial=0), sizes(self.net.config).n_out), np.float32)
+        y = np.zeros((self.batch, count.max(initial=0), layers.n_out), np.float32)
         confidence, volume = np.zeros(y.shape[:2]), np.zeros(y.shape[:2])
         volume[:, : db.shape[1]] = np.exp(db * np.float32(np.log(10) / 10)).sum(2, dtype=np.float64)
         first = np.maximum(ahead - layers.age, 0)  # the answers before are of frames before the beginning
@@ -329,41 +334,45 @@ class PitchStream:
         y, confidence = answer(net, seen, self.step, loudest=loudest)
         return y, official_confidence(net, x) if self.official and official else confidence, volume
 
-    def _decode(self, y: np.ndarray, confidence: np.ndarray, volume: np.ndarray) -> list[np.ndarray]:
+    def _decode(self, y, confidence, volume, activations: bool) -> list[np.ndarray]:
         "Frequency, confidence, volume and activations of frames (t, n)"
-        b, shift, s = self.net.config.bins_per_semitone, self.net.shift, sizes(self.net.config)
-        moved = np.roll(y, -round(shift * b), -1)
+        b, shift = self.net.config.bins_per_semitone, self.net.shift
+        moved = np.roll(y, -round(shift * b), -1) if self.official or activations else y
         if self.official:
             pitch = reduce_pitch(moved, b, self.reduction)
         else:
             pitch = reduce_pitch(y, b, self.reduction) - shift
-        silent = (volume <= s.n_bins * len(self.net.config.harmonics) * 1.5e-14) & (not self.official)
+        silent = (volume <= len(self.cqt.frequencies) * 1.5e-14) & (not self.official)
         frequency = np.where(silent, 0.0, 440 * 2 ** ((pitch.astype(np.float64) - 69) / 12))
         return [frequency, np.where(silent, 0.0, confidence), volume, moved]
 
     def _collect(self, rows: list[list[np.ndarray]], number: np.ndarray, activations: bool) -> PitchFrames:
         "What was found in each row, decoded, as arrays over rows and frames"
         count = np.array([len(values[0]) for values in rows])
-        flat = self._decode(*(np.concatenate(v) if self.batch > 1 else v[0] for v in zip(*rows, strict=True)))
-        before = np.repeat(np.cumsum(count) - count, count)
-        at = np.repeat(np.arange(self.batch), count), np.arange(count.sum()) - before
-        frequency, confidence, volume = (np.zeros((self.batch, count.max())) for _ in range(3))
-        frequency[at], confidence[at], volume[at] = flat[:3]
-        for row, n in enumerate(count):
-            if not self.official:
-                confidence[row, :n] *= foreground(volume[row, :n], self.net.config, self.between, self.heard[row])
-            self.heard[row] = np.append(self.heard[row], volume[row, :n])[n:]
+        y, confidence, volume = (np.concatenate(v) if self.batch > 1 else v[0] for v in zip(*rows, strict=True))
+        flat = self._decode(y, confidence, volume, activations)
+        for row, (n, end) in enumerate(zip(count.tolist(), np.cumsum(count).tolist(), strict=True)):
+            if n:
+                volume = flat[2][end - n : end]
+                if not self.official:
+                    flat[1][end - n : end] *= foreground(volume, self.net.config, self.between, self.heard[row])
+                self.heard[row] = np.append(self.heard[row], volume)[n:]
         index = number[:, None] + np.arange(count.max())
         times = (self.cqt.first + index * self.every * self.cqt.hop_length) / self.sr
-        times = np.where(np.arange(count.max()) < count[:, None], times, np.nan)
-        arrays, y = (times, frequency, confidence, volume), None
-        if activations:
-            y = np.zeros((*times.shape, flat[3].shape[1]), np.float32)
-            y[at] = flat[3]
-        if self.batch > 1:
-            return PitchFrames(*arrays, self.threshold, y)
-        time, frequency, confidence, volume = (v[0] for v in arrays)
-        return PitchFrames(time, frequency, confidence, volume, self.threshold, None if y is None else y[0])
+        if self.batch == 1:
+            return PitchFrames(times[0], flat[0], flat[1], flat[2], self.threshold, flat[3] if activations else None)
+        there = np.arange(count.max()) < count[:, None]
+        placed = [_placed(v, there) for v in flat[: 3 + activations]]
+        frequency, confidence, volume, *more = placed
+        times = np.where(there, times, np.nan)
+        return PitchFrames(times, frequency, confidence, volume, self.threshold, more[0] if activations else None)
+
+
+def _placed(v: np.ndarray, there: np.ndarray) -> np.ndarray:
+    "Values (n, …) of rows one after another -> (B, t, …), 0 where there is no frame"
+    out = np.zeros((*there.shape, *v.shape[1:]), v.dtype)
+    out[there] = v
+    return out
 
 
 def _milliseconds(latency: str | float) -> float:

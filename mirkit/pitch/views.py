@@ -120,6 +120,8 @@ def foreground(
     reach = round(config.nearby / step_ms)
     if past is None:
         loudest = _loudest(volume, reach, reach)
+    elif volume.shape[0] == 1:  # as in a stream, hop by hop
+        loudest = max(past[-reach:].max(), volume[0]) if reach and past.shape[0] else volume
     else:
         loudest = _loudest(_library(volume).concatenate((past, volume)), reach, 0)[past.shape[0] :]
     ratio = (volume + 1e-30) / (loudest + 1e-30) * 10 ** (config.foreground / 10)
