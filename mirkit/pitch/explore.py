@@ -103,7 +103,8 @@ def reread(
     assert track.activations is not None
     shift = float(network.shift)
     raw = np.roll(track.activations, round(shift * bins_per_semitone), -1)
-    pitch = np.asarray(decode_pitch(raw, bins_per_semitone, reduction, viterbi), float) - shift
+    step = 1000 * track.step if len(track.time) > 1 else 20.0  # ms
+    pitch = np.asarray(decode_pitch(raw, bins_per_semitone, reduction, viterbi, step), float) - shift
     frequency = np.where(track.frequency > 0, midi_to_hz(pitch), 0.0)
     return replace(track, frequency=frequency, activations=None)
 

@@ -93,9 +93,10 @@ class PestoModel(nn.Module):
             parts.append(self(frames[begin : b + after], step, a - begin, b - begin))
         y, confidence = (torch.cat(p) for p in zip(*parts, strict=True))
         b = self.config.bins_per_semitone
-        pitch = decode_pitch(y, b, reduction or self.config.reduction, viterbi) - self.shift
+        step = step or self.config.step_size
+        pitch = decode_pitch(y, b, reduction or self.config.reduction, viterbi, step) - self.shift
         volume = (10 ** (frames / 10)).sum((1, 2))
-        confidence = confidence * foreground(volume, self.config, step or self.config.step_size)
+        confidence = confidence * foreground(volume, self.config, step)
         return pitch, confidence, y.roll(-round(float(self.shift) * b), -1)
 
     def _reach(self, step: float) -> tuple[int, int]:

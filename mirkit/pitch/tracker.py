@@ -26,7 +26,7 @@ from ..core.settings import resolve_device
 from ..core.units import midi_to_hz
 from .checkpoint import ModelFile, read_model
 from .config import PestoConfig, is_salience, sizes
-from .decode import REDUCTIONS, local_average, median_smooth, pitch_path, reduce_pitch
+from .decode import REDUCTIONS, PitchPath, local_average, median_smooth, reduce_pitch
 from .engine import answer, has_official_head, make_network, network_like, official_confidence
 from .front import front_plan, hop_samples, working_rate
 from .views import context_reach, foreground, layer_reach
@@ -246,7 +246,7 @@ class PitchTracker:
         size = 1024 if self.device == "cpu" else 1 << 14
         frames = _map_threads(functools.partial(self._frames, plan), blocks(chunks, plan), self.jobs)
         work = functools.partial(self._answer, step, fine, activations or self.viterbi)
-        parts, path = [], _Path(self) if self.viterbi else None
+        parts, path = [], _Path(self, fine * step) if self.viterbi else None
         for pitch, confidence, volume, y in _map_threads(work, segments(frames, *reach, size), self.jobs):
             kept = y if activations else y[:0].copy()
             parts.append((pitch if path is None else path.push(y), confidence, volume, kept))
@@ -289,9 +289,9 @@ def frames_between(
 class _Path:
     "Viterbi decoding of distributions that arrive in blocks"
 
-    def __init__(self, tracker: PitchTracker):
+    def __init__(self, tracker: PitchTracker, step: float):  # ms between frames
         self.b, self.reduction = tracker.config.bins_per_semitone, tracker.reduction
-        self.path = pitch_path(sizes(tracker.config).n_out, self.b)
+        self.path = PitchPath(sizes(tracker.config).n_out, self.b, step)
         self.waiting = np.zeros((0, sizes(tracker.config).n_out), np.float32)
 
     def push(self, y: np.ndarray) -> np.ndarray:  # (T, n) -> pitch (t,) of the frames now decided
