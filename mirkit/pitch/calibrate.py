@@ -16,10 +16,13 @@ from torch import Tensor
 
 from ..core.checks import check_choice
 from ..core.units import midi_to_hz
-from .config import PestoConfig
+from .config import PestoConfig, is_salience
 from .data import front_end
+from .decode import reduce_pitch
 from .front import working_rate
 from .model import PestoModel
+from .salience import pad_frames, place_classes
+from .views import layer_reach
 from ..signal.hcqt import log_magnitude
 
 # %% ../../nbs/pitch/09_calibrate.ipynb #6468f06e
@@ -103,6 +106,17 @@ class Calibration:
         return self.agreement >= 0.9
 
 
+def _answers(model: PestoModel, frames: Tensor) -> Tensor:  # MIDI (M,)
+    "Answers to single frames; a network that looks around in time sees each as a steady tone"
+    if not is_salience(model.config):
+        return model.predict(frames)[0]
+    reach, found = layer_reach(model.config, model.config.step_size), []
+    for part in frames.split(64):
+        view = model.encoder.view(pad_frames(part[:, None], *reach))
+        found.append(place_classes(model.encoder(view)[:, 0], model.config))
+    return reduce_pitch(torch.cat(found), model.config.bins_per_semitone, model.config.reduction)
+
+
 @torch.no_grad()
 def calibrate(
     model: PestoModel,  # its `shift` is set
@@ -113,7 +127,7 @@ def calibrate(
     training, device = model.training, model.shift.device
     model.eval()
     model.shift.zero_()
-    answers = model.predict(frames.to(device))[0].cpu()
+    answers = _answers(model, frames.to(device)).cpu()
     model.train(training)
     difference = answers - truth
     shift = difference.median()
