@@ -75,23 +75,37 @@ def kernel_start(length):
     return -((length + length % 2) // 2)
 
 # %% ../../nbs/signal/00_fold.ipynb #af5f0bd8
+def _turns(first: float, step: float, n: int) -> np.ndarray:  # complex128 (n,)
+    "exp(i(first + k·step)) for k = 0…n − 1"
+    fine = np.exp(1j * step * np.arange(128))
+    coarse = np.exp(1j * (first + 128 * step * np.arange(-(-n // 128))))
+    return np.outer(coarse, fine).ravel()[:n]
+
+
+def _response(cos: np.ndarray, sin: np.ndarray, top: np.ndarray, length: int) -> np.ndarray:
+    "R from cos x, sin x and sin Lx"
+    turn = math.sin(math.pi / length)
+    response = -(turn**2) / math.sqrt(length) * top * cos / (sin * (sin - turn) * (sin + turn))
+    return response * (cos - 1j * sin) if length % 2 else response + 0j
+
+
 def kernel_response(
     frequency: float,  # Hz of the bin
     length: int,  # window length L in samples
     sr: int,  # Hz
-    points: np.ndarray,  # DFT points, integers, may be negative
+    points: np.ndarray,  # DFT points, consecutive integers, may be negative
     n_fft: int,  # DFT size N
 ) -> np.ndarray:  # complex128, shape of `points`
     "R[p] = Σ_n g̅[n]·√L·e^{+2πi p n/N} with n counted from the frame's centre, in closed form"
-    x = np.pi * (np.asarray(points) / n_fft - frequency / sr)
-    top = np.sin(length * x)
-    near = np.abs(top) < 1e-9
-    if near.any():  # 0/0 at three of these points: step aside
-        x = x + near * (1e-7 / length)
-        top = np.where(near, np.sin(length * x), top)
-    cos, sin, turn = np.cos(x), np.sin(x), math.sin(math.pi / length)
-    response = -(turn**2) / math.sqrt(length) * top * cos / (sin * (sin - turn) * (sin + turn))
-    return response * (cos - 1j * sin) if length % 2 else response + 0j
+    first, step = np.pi * (points[0] / n_fft - frequency / sr), np.pi / n_fft
+    z, top = _turns(first, step, len(points)), _turns(length * first, length * step, len(points)).imag
+    near = np.flatnonzero(np.abs(top) < 1e-4)
+    z[near] = 1j  # dealt with below
+    response = _response(z.real, z.imag, top, length)
+    x = np.pi * (points[near] / n_fft - frequency / sr)
+    x = x + (np.abs(np.sin(length * x)) < 1e-9) * (1e-7 / length)  # 0/0 at three of these points: step aside
+    response[near] = _response(np.cos(x), np.sin(x), np.sin(length * x), length)
+    return response
 
 # %% ../../nbs/signal/00_fold.ipynb #51cc7045
 @dataclass(frozen=True)
