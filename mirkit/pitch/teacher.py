@@ -20,7 +20,7 @@ from ..core.checks import check_choice, check_range
 from ..core.compute import map_threads
 from ..core.synth import draw, smooth_step, wander
 from ..core.units import hz_to_midi, midi_to_hz
-from .config import PestoConfig, sizes
+from .config import PestoConfig, is_salience, sizes
 from ..signal.oscillators import harmonic_bank, sinusoid_bank
 
 # %% ../../nbs/pitch/20_teacher.ipynb #7e857d9b
@@ -566,7 +566,7 @@ def _ringing(energy: np.ndarray, step: float, length: float, level: float) -> np
 def _truth(gate: np.ndarray, energy: np.ndarray, tail: np.ndarray) -> np.ndarray:
     "int8 (T,) as in `Clip`"
     db, rings = (10 * np.log10(e / (energy.max() + 1e-20) + 1e-12) for e in (energy, tail))
-    sounds, silent = (gate > 0.3) & (db > -35), ((gate < 0.02) | (db < -55)) & (rings < -50)
+    sounds, silent = (gate > 0.4) & (db > -35), ((gate < 0.1) | (db < -45)) & (rings < -25)
     return np.where(sounds, 1, np.where(silent, 0, -1)).astype(np.int8)
 
 # %% ../../nbs/pitch/20_teacher.ipynb #de378ecb
@@ -578,7 +578,7 @@ def check_span(
     "Raise `ValueError` for pitches that a model has no place for, or that its transform cannot show"
     b, top = config.bins_per_semitone, config.fmin * 2 ** (sizes(config).n_bins / (12 * config.bins_per_semitone))
     low, high = config.fmin * 2 ** (-0.5 / 12), top * 2 ** (-0.5 / 12 / b)
-    if getattr(config, "layers", ()):
+    if is_salience(config):
         low, high = max(low, midi_to_hz(config.lowest)), min(high, midi_to_hz(config.lowest + config.span))
     for name, value in (("lowest", lowest), ("highest", highest)):
         if not low <= value <= high:
