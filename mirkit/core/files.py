@@ -8,7 +8,6 @@ __all__ = ['DRAFT', 'replacing', 'check_writable', 'write_file']
 # %% ../../nbs/core/14_files.ipynb #3b17b776
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +25,7 @@ def replacing(
     path = Path(path)
     if not parents and not path.parent.is_dir():
         raise FileNotFoundError(f"path = {str(path)!r}: there is no folder {str(path.parent)!r}")
-    draft = path.with_name(f"{DRAFT}{secrets.token_hex(8)}{path.suffix}")
+    draft = path.with_name(f"{DRAFT}{os.urandom(8).hex()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft

@@ -16,9 +16,7 @@ import numpy as np
 
 from .checks import check_range
 from .files import replacing
-from .player import player_html
 from .units import hz_to_midi, midi_to_hz, midi_to_note
-from .view import f0_figure, note_ticks, shrink_image
 
 if TYPE_CHECKING:
     import jams
@@ -333,6 +331,8 @@ def track_picture(track: PitchTrack, width: float = 10.0, height: float = 4.0) -
     "The picture that `to_png` saves; width and height in inches"
     from matplotlib.figure import Figure
 
+    from mirkit.core.view import note_ticks, shrink_image
+
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.add_subplot(xlabel="time (s)", ylabel="pitch")
     voiced = track.voiced
@@ -371,6 +371,8 @@ def plot_track(track: PitchTrack, title: str = "") -> "go.Figure":
     if track.activations is not None:
         image = track.activations.T
         bins = midi_to_hz(128 * np.arange(len(image)) / max(1, len(image)))
+    from mirkit.core.view import f0_figure
+
     return f0_figure(track.time, {"f0": voiced}, image, bins, track.confidence, title or "f0", "activation")
 
 # %% ../../nbs/core/04_results.ipynb #58a70da8
@@ -401,4 +403,6 @@ def track_html(track: PitchTrack) -> str:
         frames = np.searchsorted(time, _SHOWN)
         time, voiced, sure = time[:frames], voiced[:frames], sure[:frames]
         audio = None if audio is None else audio[: _SHOWN * sr]
+    from mirkit.core.player import player_html
+
     return player_html(audio, sr, time, voiced, title=title, confidence=sure)
