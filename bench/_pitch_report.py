@@ -10,6 +10,7 @@ from mirkit.core.view import PALETTE
 from mirkit.lab.report import Report
 
 Results = dict  # section -> {"title", "rows", "provenance"}
+OURS = ("mirkit pitch", "mirkit pitch-live", "mirkit pitch-plus")
 MAIN = {"g7": ("mirkit g7", "pesto-pitch 2.0.1, g7"), "mir-1k": ("mirkit mir-1k", "pesto-pitch 1.0.0, mir-1k")}
 
 
@@ -133,8 +134,32 @@ def below_official(results: Results) -> float | None:
 
 
 def best_robust(results: Results) -> float | None:
-    found = [rpa("pink 0", s)(results) for s in ("mirkit pesto-vqt", "mirkit pesto-cqt", "mirkit pesto-robust")]
+    found = [rpa("pink 0", s)(results) for s in ("mirkit pesto-vqt", "mirkit pesto-cqt", *OURS)]
     return max((v for v in found if v), default=None)
+
+
+def cost(column: str, system: str) -> Callable[[Results], float | None]:
+    "Of the longest sound of three minutes or less, 44.1 kHz"
+
+    def measure(results: Results) -> float | None:
+        found = [r for r in rows(results, "offline", system=system, sr=44100) if r["seconds"] <= 180]
+        return max(found, key=lambda r: r["seconds"])[column] if found else None
+
+    return measure
+
+
+def against_swift(results: Results) -> float | None:
+    return ratio(cost("cpu_per_minute", "mirkit pitch")(results), cost("cpu_per_minute", "swift-f0")(results))
+
+
+def cold_against_swift(results: Results) -> float | None:
+    ours, theirs = (start(f"{w} short10.wav", "cpu")(results) for w in ("mirkit pitch", "swift-f0"))
+    return ratio(ours, theirs)
+
+
+def hop(column: str, system: str) -> Callable[[Results], float | None]:
+    "Of hops of 10 ms"
+    return lambda results: one(results, "streaming", column, system=system, step_ms=10.0)
 
 
 @dataclass(frozen=True)
@@ -197,6 +222,13 @@ TARGETS = [
     Target("P15", "the same, pink noise at 10 dB", "%", 89, 89.8, rpa("pink 10"), True),
     Target("P15", "points that pesto-pitch is ahead with the same weights", "points", 0.3, 0, below_official),
     Target("P15", "our own weights, pink noise at 0 dB: RPA", "%", 72, 95, best_robust, True),
+    Target("E1", "pitch, 44.1 kHz: CPU time of a 10-ms frame", "µs", 60, 50, cost("us_per_frame", "mirkit pitch")),
+    Target("E1", "pitch-plus, the same", "µs", 60, 50, cost("us_per_frame", "mirkit pitch-plus")),
+    Target("E1", "pitch-live, the same", "µs", 60, 50, cost("us_per_frame", "mirkit pitch-live")),
+    Target("E1", "CPU time of pitch (every 10 ms) over that of SwiftF0 (every 16 ms)", "×", 1.25, 1, against_swift),
+    Target("E2", "10 s from the command line: CPU time of mirkit pitch over SwiftF0", "×", 1, 0.9, cold_against_swift),
+    Target("E3", "pitch-live, CPU time of a hop of 10 ms, 99 %", "ms", 0.5, 0.3, hop("cpu_p99", "mirkit pitch-live")),
+    Target("E3", "pitch, the same", "ms", 0.5, 0.3, hop("cpu_p99", "mirkit pitch")),
 ]
 
 

@@ -79,7 +79,9 @@ SYSTEMS = {
     "mirkit mir-1k": ours("mir-1k", "pesto-pitch 1.0.0, mir-1k"),
     "mirkit pesto-vqt": ours("pesto-vqt"),
     "mirkit pesto-cqt": ours("pesto-cqt"),
-    "mirkit pesto-robust": ours("pesto-robust"),
+    "mirkit pitch": ours("pitch"),
+    "mirkit pitch-live": ours("pitch-live"),
+    "mirkit pitch-plus": ours("pitch-plus"),
     "swift-f0": peer("swift-f0", 3600),
     "torchcrepe tiny, Viterbi": peer("torchcrepe"),
     "torchcrepe tiny, argmax": peer("torchcrepe-argmax"),
@@ -91,7 +93,9 @@ STREAMING = (
     "mirkit g7",
     "mirkit pesto-vqt",
     "mirkit pesto-cqt",
-    "mirkit pesto-robust",
+    "mirkit pitch",
+    "mirkit pitch-live",
+    "mirkit pitch-plus",
     "swift-f0",
 )
 

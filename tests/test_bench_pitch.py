@@ -34,8 +34,13 @@ def results() -> dict:
         offline("mirkit g7", 180.0, 5.0, 120),
         offline("mirkit g7", 3600.0, 108.0, 250),
         {"system": "pesto-pitch 1.0.0, mir-1k", "sr": 44100, "why": "no network <here>"},
+        offline("mirkit pitch", 10.0, 0.08, 90),
+        offline("mirkit pitch", 180.0, 0.99, 90),
+        offline("swift-f0", 180.0, 0.9, 90),
     ]
-    return {"offline": {"title": "CPU seconds", "rows": rows, "provenance": {"python": "3"}}}
+    starts = [{"what": f"{name} short10.wav", "cpu": cpu} for name, cpu in (("mirkit pitch", 0.38), ("swift-f0", 0.4))]
+    sections = {"offline": rows, "startup": starts}
+    return {k: {"title": "CPU seconds", "rows": v, "provenance": {"python": "3"}} for k, v in sections.items()}
 
 
 def test_targets(results):
@@ -49,6 +54,9 @@ def test_targets(results):
     memory, growth = (r for (name, _), r in table.items() if name == "P10")
     assert (memory["measured"], memory["reached"]) == ("120 MiB", "stretch")
     assert (growth["measured"], growth["reached"]) == ("130 MiB", "missed")
+    assert (by_name["E2"]["measured"], by_name["E2"]["reached"]) == ("0.95 ×", "floor")
+    costs = [r["measured"] for (name, _), r in table.items() if name == "E1"]
+    assert costs == ["55 µs", "–", "–", "1.1 ×"]  # of three minutes, not of ten seconds
     hour = next(r for (name, text), r in table.items() if text.startswith("an hour"))
     assert (hour["measured"], hour["reached"]) == ("0.03", "missed")
     assert [m[:3] for m in missed_floors(results)] == ["P10", "P11"]
