@@ -170,7 +170,7 @@ def load_model(
     step_size: float,  # ms
     sampling_rate: int | None = None,  # Hz; None: given with every call
     streaming: bool = False,  # calls take successive chunks
-    mirror: float = 0.0,  # 0…1, when streaming: part of the look-ahead that is replaced by zeros
+    mirror: float = 0.0,  # 0…1, when streaming: part of the transform's look-ahead that is replaced by zeros
     max_batch_size: int = 1,  # rows, when streaming
     device: str = "cpu",
     compat: str | None = None,  # "official": the very numbers of pesto-pitch
