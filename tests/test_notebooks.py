@@ -15,7 +15,7 @@ RUNNABLE = sorted(p for kind in ("train", "eval", "explore") for p in (ROOT / "n
 # The parameters of a run that takes a minute at most: every notebook that can be run has a line here.
 QUICK = {
     "train_pesto": {"data": "synth", "steps": 20, "steps_per_epoch": 10},
-    "train_pitch": {"steps": 6, "steps_per_epoch": 3, "clips": 16, "noises": 4, "conditions": "clean"},
+    "train_pitch": {"steps": 6, "steps_per_epoch": 3, "clips": 16, "noises": 4, "conditions": "clean", "most": 2},
     "train_key": {"steps": 6, "steps_per_epoch": 3, "batch_size": 4},
     "train_stone": {
         "steps": 4,

@@ -70,8 +70,8 @@ def find_recordings(
     if scored:
         return kept, scored
     if settings["test"] in kept:
-        train, scored = split_tracks(kept[settings["test"]], "group", val=0.3, seed=settings["seed"])
-        return kept | {settings["test"]: list(train)}, [t for t in scored if t.annotation]
+        train, others = split_tracks(kept[settings["test"]], "group", val=0.3, seed=settings["seed"])
+        return kept | {settings["test"]: list(train)}, [t for t in others if t.annotation]
     return kept, [t for t in load_dataset(settings["test"]) if t.annotation]
 
 

@@ -163,7 +163,7 @@ def _other_sound(rng: np.random.Generator, clip: Clip, seed: int, i: int, agains
     "Something at least as long as a clip, at its rate"
     n = len(clip.audio)
     if len(against) and clip.kind != "instrument" and rng.random() < 0.5:
-        track = against[rng.integers(len(against))]
+        track = against[int(rng.integers(len(against)))]
         x = load(track.audio, clip.sr, channel=track.channel)[0]
         return x if len(x) >= n else np.resize(x, n)
     return np.resize(render_noise(seed, i, n / clip.sr, clip.sr), n)
@@ -254,8 +254,8 @@ class Examples:
 
     def only(self, which: Any) -> "Examples":
         "Some of the examples"
-        parts = {k: getattr(self, k) for k in ("places", "gains", "shapes")}
-        return Examples(self.source[which], *(v[:, which] for v in parts.values()), self.steps[which])
+        places, gains, shapes = (v[:, which] for v in (self.places, self.gains, self.shapes))
+        return Examples(self.source[which], places, gains, shapes, self.steps[which])
 
 
 def draw_examples(
