@@ -273,12 +273,12 @@ def answer(
     step_size: float,  # ms between them
     first: int = 0,  # of the frames that are wanted
     last: int | None = None,  # one beyond them; default: all
-    block: int = 48,  # frames at a time, about: more, and a layer's numbers neither stay in the cache nor in malloc's hands
+    block: int | None = None,  # frames at a time; default: as many as the processor's cache likes
     loudest: float | None = None,  # energy of the loudest frame nearby; default: of these
 ) -> tuple[Any, Any]:  # probabilities (t, n_out) before the shift, confidence (t,) in 0…1
     "The network's answer for frames first…last−1; the others serve as context"
     if isinstance(net, SalienceNetwork):
-        return salience_answer(net, frames, step_size, first, last, block)
+        return salience_answer(net, frames, step_size, first, last, block or 96)
     xp, s = array_namespace(frames), sizes(net.config)
     last, out, gain = frames.shape[2] if last is None else last, [], 0.0
     if has_official_head(net) and last > first:
@@ -286,7 +286,9 @@ def answer(
             float(xp.max(xp.sum(xp.exp(frames * (math.log(10) / 10)), axis=(0, 1)))) if loudest is None else loudest
         )
         gain = USUAL_LEVEL - 10 * math.log10(max(energy, 1e-30))
-    parts = max(1, -(-(last - first) // block))
+    parts = max(
+        1, -(-(last - first) // (block or 48))
+    )  # more, and a layer's numbers stay neither in the cache nor in malloc's hands
     size = 2 * -(-(last - first) // (2 * parts))  # parts of equal size, even because frames travel in pairs
     for a in range(first, last, max(1, size)):
         b = min(a + size, last)

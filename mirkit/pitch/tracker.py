@@ -227,7 +227,7 @@ class PitchTracker:
     def _answer(self, step: float, fine: int, keep: bool, part: Segment) -> tuple[np.ndarray, ...]:
         "Pitch, confidence, volume, and the distributions if they are wanted, of a segment's own frames"
         a, b = part.first - part.start, part.last - part.start
-        size = 48 if self.device == "cpu" else 1 << 14
+        size = None if self.device == "cpu" else 1 << 14
         y, confidence = answer(self._on_device, part.frames, step, a, b, size)
         xp = array_namespace(y)
         volume = xp.sum(xp.exp(part.frames[:, :, a:b] * (math.log(10) / 10)), axis=(0, 1))
@@ -243,7 +243,7 @@ class PitchTracker:
         plan = _plan(c, rate, hop // fine, self.device)
         step = 1000 * plan.hop / rate
         reach = layer_reach(c, step) if is_salience(c) else (context_reach(c, step),) * 2
-        size = 1024 if self.device == "cpu" else 1 << 14
+        size = 2048 if self.device == "cpu" else 1 << 14
         frames = _map_threads(functools.partial(self._frames, plan), blocks(chunks, plan), self.jobs)
         work = functools.partial(self._answer, step, fine, activations or self.viterbi)
         parts, path = [], _Path(self, fine * step) if self.viterbi else None
