@@ -17,7 +17,7 @@ from runs import history, strict_json
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "nbs" / "train_pitch.ipynb"
 CELLS = [c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
-CHECKED, TRAINED = 'settings_now["module"]', "calibration = calibrate"  # the cells before which play may stop
+CHECKED, TRAINED = 'settings_now["module"]', "history = pd.DataFrame"  # the cells before which play may stop
 
 # A network that answers within a second.
 TINY = {"layers": [[8, 3, [0]], [8, 1, [-20, 0, 20]]], "head": 4, "learning_rate": 0.02}
@@ -38,6 +38,14 @@ def place(tmp_path_factory):
 def whole():
     "A whole run on sound of our own"
     return play(run_id="whole", **GIVEN)
+
+
+@pytest.fixture(scope="module")
+def voices(place) -> Path:
+    "A folder of ten short voices"
+    from mirkit.core.synth import synth_dataset
+
+    return synth_dataset(n_tracks=10, seconds=1.0, progress=False)
 
 
 def test_a_run_leaves_everything_behind(whole):
@@ -61,14 +69,16 @@ def test_report_needs_no_network_and_can_be_heard(whole):
     assert page.count("<audio") >= 3 and not re.search(r'<(script|link|img|audio)[^>]+(src|href)="http', page)
 
 
-def test_its_model_can_be_used_and_taught_by(whole):
+def test_its_model_can_be_used_and_taught_by(whole, voices):
     from mirkit.pitch.tracker import PitchTracker
 
     file = str(whole["folder"] / "checkpoints" / "model.safetensors")
     assert PitchTracker.from_pretrained(file).threshold == pytest.approx(whole["threshold"])
-    pupil = play(TRAINED, run_id="pupil", objective="self-training", teacher=file, **GIVEN)
-    assert pupil["module"].names == ("ours", "synth") and pupil["result"].steps == 4
-    assert {t.group for t in pupil["kept"]["synth"]}.isdisjoint({t.group for t in pupil["scored"]})
+    lessons = {"objective": "self-training", "teacher": file, "data": {str(voices): 0.5}, "sure": [0.0, 0.05]}
+    pupil = play(TRAINED, run_id="pupil", **GIVEN | lessons)
+    assert pupil["module"].names == ("ours", str(voices)) and pupil["result"].steps == 4
+    with pytest.raises(ValueError, match="the teacher is sure of no frame of 10 recordings"):
+        play(TRAINED, run_id="unsure", **GIVEN | lessons | {"sure": [0.0, 1.0]})
 
 
 def test_shifts_alone_teach_and_are_calibrated():

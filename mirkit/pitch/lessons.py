@@ -81,7 +81,7 @@ def spread(tracks: Sequence[Track], most: int) -> list[Track]:
 
 # %% ../../nbs/pitch/36_lessons.ipynb #0bfe912c
 def _lessons(
-    settings: Mapping[str, Any], config: PestoConfig, kept: Mapping[str, list[Track]], ours: Bank
+    settings: Mapping[str, Any], config: PestoConfig, kept: Mapping[str, list[Track]], ours: Bank, progress: bool
 ) -> dict[str, tuple[Bank, float]]:
     "Banks that teach, by name, and their shares of a batch"
     data, objective = settings["data"], settings["objective"]
@@ -89,8 +89,11 @@ def _lessons(
     guide = load_model(settings["teacher"]) if objective == "self-training" else None
     banks = {"ours": (forget_labels(ours) if blind else ours, 1 - sum(data.values()))}
     for name, share in data.items():
-        heard = forget_labels(recorded_bank(kept[name], config, 8.0)) if blind else None
-        banks[name] = (heard or taught_bank(kept[name], guide, config, tuple(settings["sure"])), share)
+        heard = forget_labels(recorded_bank(kept[name], config, 8.0, progress)) if blind else None
+        banks[name] = (
+            heard or taught_bank(kept[name], guide, config, tuple(settings["sure"]), progress=progress),
+            share,
+        )
     return {name: (bank, share) for name, (bank, share) in banks.items() if share > 1e-9}
 
 
@@ -110,7 +113,7 @@ def open_training(settings: Mapping[str, Any], progress: bool = True) -> Supervi
     check = synthetic_bank(config, max(16, settings["clips"] // 50), seed + 1, **more)
     noise = noise_bank(config, settings["noises"], seed, **more)
     played = recorded_bank(songs, config, 8.0, progress) if songs else None
-    banks = _lessons(settings, config, kept, ours)
+    banks = _lessons(settings, config, kept, ours, progress)
     how = Disturbance(snr=tuple(settings["snr"]), background=settings["music"])
     blind = settings["objective"] == "self-supervised"
     kind, val = (ShiftTraining, forget_labels(check)) if blind else (SupervisedTraining, check)

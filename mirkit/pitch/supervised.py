@@ -557,7 +557,12 @@ def taught_bank(
     found = [p for m in map_threads(make, tracks, progress="asking the teacher" if progress else "") for p in m]
     if not found:
         raise ValueError(f"no sound in the {len(tracks)} recordings: all of them are silent")
-    return make_bank(*map(list, zip(*found, strict=True)))
+    bank = make_bank(*map(list, zip(*found, strict=True)))
+    if not np.isfinite(bank.pitch).any():
+        raise ValueError(
+            f"the teacher is sure of no frame of {len(tracks)} recordings: none has a confidence above sure[1] = {sure[1]}"
+        )
+    return bank
 
 # %% ../../nbs/pitch/22_supervised.ipynb #0bdc1f64
 @torch.no_grad()
