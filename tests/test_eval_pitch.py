@@ -89,15 +89,18 @@ def by_hand(folder: Path, answers: dict) -> dict[str, float]:  # name -> PitchTr
 def test_numbers_are_those_of_mir_eval(songs, run, settings):
     "Bert's recordings only, as the run was trained on Anna's; the duet's right side is mixed in at 6 dB"
     values = {"models": [str(run)], "data": [str(songs)], "conditions": ["clean", "mix 6", "white 20"]}
-    result = run_notebook(NOTEBOOK, values | {"threshold": THRESHOLD, "examples": 1})
+    result = run_notebook(NOTEBOOK, values | {"threshold": THRESHOLD, "examples": 1, "viterbi": "both", "levels": 1})
     assert result.ok, result.error
     metrics = result.metrics
-    tracker = PitchTracker(load_model(run / "checkpoints" / "model.safetensors"), 20.0)
+    tracker, follower = (
+        PitchTracker(load_model(run / "checkpoints" / "model.safetensors"), 20.0, viterbi=v) for v in (False, True)
+    )
     sounds = {"solo": load(songs / "solo.wav")[0], "duet": load(songs / "duet.wav", channel="left")[0]}
     mixed = {"duet": mix(sounds["duet"], load(songs / "duet.wav", channel="right")[0], 6.0)}
     for system, condition, heard, track in (
         ("a-run", "clean", sounds, tracker),
         ("a-run", "mix 6", mixed, tracker),
+        ("a-run, Viterbi", "mix 6", mixed, follower),
         ("pYIN", "clean", sounds, pyin_track),
     ):
         expected = by_hand(songs, {name: track(x, SR) for name, x in heard.items()})
@@ -107,7 +110,11 @@ def test_numbers_are_those_of_mir_eval(songs, run, settings):
     assert 2 < metrics["a-run/songs/clean/RPA"] < 30 and 10 < metrics["a-run/songs/clean/VR"] < 99  # neither is idle
     assert metrics["pYIN/songs/clean/RPA"] > 90 > metrics["pYIN/songs/mix 6/RPA_low"]
     rows = (result.folder / "tracks.csv").read_text().splitlines()
-    assert len(rows) == 1 + 2 * (2 + 1 + 2) and not any("anna" in row for row in rows)
+    assert len(rows) == 1 + 3 * (2 + 1 + 2) and not any("anna" in row for row in rows)
+    assert metrics["a-run/levels/flips"] < 5  # it hears the same picture, whatever the level
+    table = (result.folder / "table.md").read_text(encoding="utf-8").splitlines()
+    assert [row.split(" | ")[0] for row in table] == ["| ", "| ---", "| a-run", "| a-run, Viterbi", "| pYIN"]
+    assert f"{metrics['pYIN/songs/mix 6/RPA']:.1f}" in table[-1]
     page = (result.folder / "report.html").read_text(encoding="utf-8")
     assert "mix 6 is heard on 1 of 2 recordings" in page and "data:audio" in page
 
@@ -169,6 +176,9 @@ def test_inverse_synthesisers_are_scored_beside_trackers(songs, settings, tmp_pa
         ({"threshold": 2}, ["threshold = 2", "between 0 and 1"]),
         ({"step_size": 0}, ["step_size = 0"]),
         ({"max_tracks": -1}, ["max_tracks = -1"]),
+        ({"levels": -1}, ["levels = -1"]),
+        ({"viterbi": "maybe"}, ["viterbi = 'maybe'", "both"]),
+        ({"instruments": "tubas"}, ["sets = 'tubas'", "tinysol", "sweep"]),
         ({"device": "tpu", "models": ["RUN"]}, ["device = 'tpu'", "cuda"]),
         (
             {"models": ["RUN"], "groups": ["anna"]},
