@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Item', 'Items', 'pooled', 'system_scores', 'comparison_table', 'group_rates', 'ranked_examples', 'worst_stretch',
-           'example_figure', 'tune_track', 'answer_figure', 'longer_training', 'conditions_figure', 'snr_figure',
-           'history_figures', 'calibration_figure']
+           'example_figure', 'tune_track', 'answer_figure', 'conditions_figure', 'snr_figure', 'history_figures',
+           'calibration_figure']
 
 # %% ../../nbs/pitch/13_figures.ipynb #b5e0a014
 import itertools
@@ -158,22 +158,6 @@ def answer_figure(
     for name, (_, _, _, hz, confidence) in items.items():
         curves[name] = (times, np.where(confidence >= thresholds.get(name, 0.5), hz, 0))
     return example_figure(track, curves, config, seconds, title, condition)
-
-# %% ../../nbs/pitch/13_figures.ipynb #dc2acb3e
-def longer_training(
-    mine: Mapping[str, float],  # condition -> RPA of a short training, percent
-    theirs: Mapping[str, float],  # the same of a long one, on the same recordings
-    name: str,  # of the long one
-    steps: int,  # of the short training
-    about: Mapping[str, Any],  # of the long one: steps and train_seconds, where known
-) -> str:  # Markdown
-    "What a longer training buys, in a sentence"
-    shared = [c for c in mine if c in theirs]
-    gains = ", ".join(f"{c} {mine[c]:.1f} → **{theirs[c]:.1f}\u00a0%**" for c in shared)
-    effort = [f"{about['steps']:,} steps".replace(",", "\u202f")] if about.get("steps") else []
-    effort += [f"{about['train_seconds'] / 60:.0f} minutes"] if about.get("train_seconds") else []
-    taken = f" ({', '.join(effort)})" if effort else ""
-    return f"What a longer training buys: `{name}`{taken} comes with mirkit; on these recordings, beside {steps:,} steps here: {gains}."
 
 # %% ../../nbs/pitch/13_figures.ipynb #8de985e1
 def _rate_points(rows: "pd.DataFrame", metric: str, x: "pd.Series", **style: Any) -> "go.Scatter":
