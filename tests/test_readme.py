@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_examples_run(settings, capsys):
     "All cells of nbs/index.ipynb in their order; a network that has learnt nothing stands for the run called first"
-    run = settings.reports_path / "train_pesto" / "first"
+    run = settings.reports_path / "train_pitch" / "first"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "metrics.json").write_text(json.dumps({"RPA": 12.34, "pYIN/RPA": 56.78}))
+    (run / "metrics.json").write_text(json.dumps({"RPA": 12.34, "clean/pYIN/RPA": 56.78}))
     torch.manual_seed(0)
-    save_model(PestoModel(make_config()), run / "checkpoints" / "model.safetensors")
+    save_model(PestoModel(make_config("pitch")), run / "checkpoints" / "model.safetensors")
     space: dict = {}
     for cell in nbformat.read(ROOT / "nbs" / "index.ipynb", 4).cells:
         if cell.cell_type == "code":
