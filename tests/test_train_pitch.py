@@ -83,7 +83,7 @@ def test_its_model_can_be_used_and_taught_by(whole, voices):
 
 def test_shifts_alone_teach_and_are_calibrated():
     run = play(run_id="blind", objective="self-supervised", **GIVEN)
-    assert {"shifted", "equivariance", "voicing"} <= run["history"].keys() and "RPA" not in run["history"]
+    assert {"shifted", "equivariance", "voicing"} <= set(run["history"]) and "RPA" not in run["history"]
     assert float(run["model"].shift) == pytest.approx(run["calibration"].shift)
     assert "Calibration" in (run["folder"] / "report.html").read_text(encoding="utf-8")
 
@@ -159,7 +159,7 @@ def test_wrong_values_are_refused_before_anything_is_made(place, given, message)
 def test_an_empty_background_is_refused(place):
     empty = place / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match="is empty of what could be heard"):
+    with pytest.raises(ValueError, match="holds nothing that could be heard"):
         play(TRAINED, run_id="empty", **GIVEN | {"background": [str(empty)]})
 
 

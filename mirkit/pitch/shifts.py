@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .augment import crop
-from .config import PestoConfig, sizes
+from .config import PestoConfig, is_salience, sizes
 from .losses import equivariance_loss, shifted_cross_entropy
 from .model import PestoModel
 from .supervised import Bank, Examples, SupervisedTraining, answers, example_labels, picture_db
@@ -61,7 +61,14 @@ def harmonic_sum(
 
 # %% ../../nbs/pitch/35_shifts.ipynb #9550fbc1
 class ShiftTraining(SupervisedTraining):
-    "Self-supervised training on the segments of banks whose labels are forgotten"
+    "Self-supervised training on the segments of banks whose labels are forgotten. Raises `ValueError` for PESTO's network."
+
+    def __init__(self, config: PestoConfig, *args: Any, **kwargs: Any):
+        if not is_salience(config):
+            raise ValueError(
+                "ShiftTraining is for a SalienceNet, and the config has no layers; PestoTraining is for PESTO's network"
+            )
+        super().__init__(config, *args, **kwargs)
 
     def hear(self, e: Examples, banks: Any, frames: int | None = None) -> tuple[Tensor, Tensor]:
         "Frames that have been moved already, their ends at the same bins whatever the move"
