@@ -12,7 +12,7 @@ from mirkit.lab.run import run_notebook
 from mirkit.pitch.pareto import pareto_figure
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = {"steps": 4, "steps_per_epoch": 2, "clips": 12, "noises": 4, "most": 2, "conditions": "clean", "seed": 0}
+QUICK = {"steps": 4, "steps_per_epoch": 2, "clips": 12, "noises": 4, "most": 1, "conditions": "clean", "seed": 0}
 
 
 @pytest.fixture
