@@ -156,8 +156,8 @@ def test_an_inverse_synthesiser_plays_what_it_heard(here, resynth):
     np.testing.assert_allclose(other.f0, usual.f0 * 2 ** (2 / 12), rtol=1e-5)
     np.testing.assert_allclose(other.amplitude, usual.amplitude * 10**-0.3, rtol=1e-4)
     assert not other.noise.any()
-    status, _, err = resynth("song.wav", "-o", "other.wav", "--tracker", "pesto-robust", model="inverse")
-    assert status == 2 and "tracker = 'pesto-robust' has no use" in err and not Path("other.wav").exists()
+    status, _, err = resynth("song.wav", "-o", "other.wav", "--tracker", "pitch", model="inverse")
+    assert status == 2 and "tracker = 'pitch' has no use" in err and not Path("other.wav").exists()
 
 
 # ---- odd recordings --------------------------------------------------------------------------------------------------

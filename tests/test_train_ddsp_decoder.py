@@ -61,7 +61,7 @@ def test_its_instrument_plays_and_knows_its_register(whole):
     from mirkit.ddsp.decoder import DDSPDecoder
 
     decoder = DDSPDecoder.from_pretrained(whole["folder"] / "checkpoints" / "model.safetensors")
-    assert decoder.about["tracker"] == "pesto-robust" and 45 < decoder.statistics.pitch_mean < 85
+    assert decoder.about["tracker"] == "pitch" and 45 < decoder.statistics.pitch_mean < 85
     sound = decoder(np.full(250, 300.0), np.full(250, -10.0)).render()
     assert sound.shape == (16000,) and np.isfinite(sound).all() and np.abs(sound).max() > 1e-4
 

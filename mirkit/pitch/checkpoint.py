@@ -28,6 +28,7 @@ class ModelFile:
 
 # %% ../../nbs/pitch/00_checkpoint.ipynb #a0e68a2e
 FORMAT = "mirkit.pesto/1"
+_RETIRED = {"context": [0.0], "first_width": None}  # what older files say, and what it may say
 
 
 def _read_ours(path: Path) -> ModelFile:
@@ -41,8 +42,13 @@ def _read_ours(path: Path) -> ModelFile:
         raise ValueError(f"{path} is not a safetensors file or is damaged: {e}") from e
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} holds no PESTO model of mirkit (format {header.get('format')!r})")
-    config = make_config(**json.loads(header["config"]))
-    return ModelFile(config, weights, json.loads(header.get("about", "{}")), path.stem)
+    values = json.loads(header["config"])
+    for name, usual in _RETIRED.items():
+        if (value := values.pop(name, usual)) != usual:
+            raise ValueError(
+                f"{path}: mirkit no longer runs models with {name} = {value!r}; use the model pitch, or train again"
+            )
+    return ModelFile(make_config(**values), weights, json.loads(header.get("about", "{}")), path.stem)
 
 # %% ../../nbs/pitch/00_checkpoint.ipynb #614e66c8
 def read_checkpoint(path: str | Path) -> dict[str, Any]:  # state_dict, hparams, hcqt_params, …

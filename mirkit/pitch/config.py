@@ -29,9 +29,7 @@ class PestoConfig:
     fmin: float = 27.5  # Hz of the lowest note (A0)
     gamma: float = 0.0  # Hz; 0: constant-Q, > 0: variable-Q
     centre_bins: bool = True  # the tempered note on the middle bin
-    # what the network sees of it: channels are context × stack × harmonics
-    stack: tuple[float, ...] = ()  # the picture moved by these frequency ratios, such as (0.5, 1, 2, 3); (): as it is
-    context: tuple[float, ...] = (0.0,)  # ms from the frame to those that are shown
+    stack: tuple[float, ...] = ()  # a SalienceNet sees the picture moved by these ratios; (): as it is
     picture: float = 0.0  # semitones of the transform; 0: what the network sees and the largest shift on both sides
     # network
     layers: tuple[
@@ -45,7 +43,6 @@ class PestoConfig:
     channels: tuple[int, ...] = (40, 30, 30, 10, 3)
     n_prefilt_layers: int = 2
     prefilt_width: float = 5.0  # semitones that a convolution spans
-    first_width: float | None = None  # semitones of the first one; None: the same
     prefilt_block: bool = False  # True: residual blocks with activation and dropout; False: bare convolutions
     residual: bool = True
     centred_start: bool = True  # begin with a Toeplitz kernel that is strongest where pitch in equals pitch out
@@ -80,8 +77,6 @@ class Sizes:
     n_bins: int  # bins of the transform, F + 2·max_steps unless `picture` says otherwise
     n_out: int  # classes of the answer
     kernel_size: int  # of the convolutions over bins, odd
-    first_size: int  # of the first of them
-    channels_in: int  # context × stack × harmonics
     alpha: float  # base of the equivariance projection
     tau: float  # knee of its Huber norm
 
@@ -100,8 +95,6 @@ def sizes(config: PestoConfig) -> Sizes:
         n_bins=round(config.picture * b) if config.picture else n_bins_in + 2 * max_steps,
         n_out=config.n_semitones * b,
         kernel_size=_odd(config.prefilt_width * b),
-        first_size=_odd((config.first_width or config.prefilt_width) * b),
-        channels_in=len(config.context) * max(1, len(config.stack)) * len(config.harmonics),
         alpha=2 ** (1 / (12 * b)),
         tau=2 ** (config.equivariance_knee / 12) - 1,
     )
@@ -116,7 +109,7 @@ def config_reach(
     config: PestoConfig,
 ) -> tuple[float, float]:  # ms before, ms after
     "How far from a frame its answer depends on others"
-    times = [times for _, _, times in config.layers] or [config.context]
+    times = [times for _, _, times in config.layers]
     return -sum(min(0.0, *t) for t in times), sum(max(0.0, *t, 0.0) for t in times)
 
 # %% ../../nbs/pitch/01_config.ipynb #e62bd203
@@ -141,19 +134,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mir-1k": {},
     "small-vqt": {"gamma": 7.0, "span": 73},
     "mir-1k_g7": {"gamma": 7.0, "span": 73, "n_prefilt_layers": 3, "prefilt_width": 13.0, "prefilt_block": True},
-    "robust": {
-        "gamma": 7.0,
-        "span": 73,
-        "bins_per_semitone": 2,
-        "stack": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0),
-        "context": (-80.0, -40.0, 0.0, 40.0, 80.0),
-        "channels": (32, 32, 16, 3),
-        "first_width": 2.0,
-        "prefilt_block": True,
-        "dropout": 0.05,
-        "learning_rate": 3e-3,
-        "foreground": 25.0,
-    },
     "pitch": _SALIENCE | {"layers": _layers((-20, 0, 20), (-60, 0, 60), (-120, 0, 120))},
     "pitch-live": _SALIENCE | {"layers": _layers((-40, -20, 0), (-80, -40, 0), (-240, -120, 0))},
 }
@@ -221,12 +201,10 @@ def check_config(config: PestoConfig) -> PestoConfig:
             check_choice(field.name, value, CHOICES[field.name])
     if not config.harmonics or min(config.harmonics) <= 0:
         raise ValueError(f"harmonics = {config.harmonics!r} must be positive numbers, such as (1,) or (0.5, 1, 2, 3)")
-    if config.stack and min(config.stack) <= 0:
-        raise ValueError(f"stack = {config.stack!r} must be positive numbers, such as (0.5, 1, 2, 3), or ()")
-    if 0.0 not in config.context:
-        raise ValueError(f"context = {config.context!r} must be milliseconds with 0 among them, such as (-20, 0, 20)")
-    if config.first_width is not None:
-        check_range("first_width", config.first_width, 0.1, 48)
+    if config.stack and (min(config.stack) <= 0 or not config.layers):
+        raise ValueError(
+            f"stack = {config.stack!r} must be positive numbers, such as (0.5, 1, 2, 3), or (); () without `layers`"
+        )
     if len(config.channels) < 2 or min(config.channels) < 1:
         raise ValueError(f"channels = {config.channels!r} must be two or more positive integers")
     if config.layers:

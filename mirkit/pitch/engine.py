@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USUAL_LEVEL', 'Convolution', 'good_fft_size', 'convolution', 'convolve', 'Network', 'make_network', 'network_like',
-           'probabilities', 'network_view', 'official_confidence', 'has_official_head', 'answer']
+           'probabilities', 'official_confidence', 'has_official_head', 'answer']
 
 # %% ../../nbs/pitch/28_engine.ipynb #b1cd9282
 import dataclasses
@@ -16,8 +16,7 @@ import numpy as np
 
 from ..core.arrays import array_namespace, as_complex, as_real, constant_like, strided
 from .config import PestoConfig, is_salience, sizes
-from .salience_engine import SalienceNetwork, make_salience, salience_answer, salience_like
-from .views import context_offsets, stack_offsets
+from .salience_engine import SalienceNetwork, columns, make_salience, salience_answer, salience_like
 
 # %% ../../nbs/pitch/28_engine.ipynb #d5595385
 @dataclass(frozen=True)
@@ -186,33 +185,6 @@ def probabilities(
     y = xp.exp(logits - xp.max(logits, axis=0))
     return y / xp.sum(y, axis=0)
 
-# %% ../../nbs/pitch/28_engine.ipynb #86662642
-def network_view(
-    frames: Any,  # dB (all bins, H, T)
-    config: PestoConfig,
-    step_size: float,  # ms between frames
-    first: int,  # of the frames that are wanted
-    last: int,  # one beyond them
-) -> Any:  # dB (F, C, last − first), contiguous
-    "The network's input for frames first…last−1; the others serve as context, and the end frames go on for ever"
-    xp, s, total = array_namespace(frames), sizes(config), frames.shape[2]
-    moves, offsets = stack_offsets(config), context_offsets(config, step_size)
-    starts = [s.max_steps + m for m in moves]
-    below, above = max(0, -min(starts)), max(0, max(starts) + s.n_bins_in - frames.shape[0])
-    if below or above:  # beyond the bins there is the moment's lowest value
-        floor = xp.min(frames, axis=0, keepdims=True)
-        ends = [xp.broadcast_to(floor, (n, *frames.shape[1:])) for n in (below, above)]
-        frames = xp.concat((ends[0], frames, ends[1]), axis=0)
-    layers = []
-    for offset in offsets:
-        a, b = first + offset, last + offset
-        if 0 <= a and b <= total:
-            moment = frames[:, :, a:b]
-        else:
-            moment = xp.take(frames, constant_like(np.clip(np.arange(a, b), 0, total - 1), frames), axis=2)
-        layers += [moment[below + n : below + n + s.n_bins_in] for n in starts]
-    return xp.concat(layers, axis=1) if len(layers) > 1 else xp.asarray(layers[0], copy=True)
-
 # %% ../../nbs/pitch/28_engine.ipynb #4f8f5e11
 USUAL_LEVEL = 22.0  # dB, energy of the loudest frame within two seconds where the official head was trained
 
@@ -293,12 +265,12 @@ def answer(
     for a in range(first, last, max(1, size)):
         b = min(a + size, last)
         even = b if b - a == 1 else b + (b - a) % 2  # a frame to make pairs; dropped below
-        y = probabilities(net, network_view(frames, net.config, step_size, a, even))[:, : b - a]
+        seen = xp.asarray(columns(frames, a, even)[s.max_steps : s.max_steps + s.n_bins_in], copy=True)
+        y = probabilities(net, seen)[:, : b - a]
         if has_official_head(net):
             confidence = official_confidence(net, frames[:, :, a:b] + gain)
         elif net.head:
-            seen = xp.asarray(frames[s.max_steps : s.max_steps + s.n_bins_in, :, a:b], copy=True)
-            confidence = _head_confidence(net, seen, y)
+            confidence = _head_confidence(net, seen[:, :, : b - a], y)
         else:
             confidence = xp.max(y, axis=0)
         out.append((xp.permute_dims(y, (1, 0)), confidence))

@@ -23,7 +23,7 @@ from .config import PestoConfig, is_salience, sizes
 from .decode import decode_pitch
 from .net import PestoEncoder
 from .salience import SalienceHead, SalienceNet, pad_frames, place_classes
-from .views import context_reach, foreground, layer_reach, stack_frames
+from .views import foreground, layer_reach
 from .weights import find_weights
 
 # %% ../../nbs/pitch/08_model.ipynb #2f613d90
@@ -48,14 +48,18 @@ class PestoModel(nn.Module):
     ) -> Tensor:
         "What the encoder sees: dB (T, H, F), or a SalienceNet's (1, C, T + its reach, P)"
         if not is_salience(self.config):
-            return stack_frames(frames, self.config, step, first, last)
+            return self.centre(frames[first:last])
         before, after = layer_reach(self.config, step or self.config.step_size)
         last = len(frames) if last is None else last
         return self.encoder.view(pad_frames(frames[None], before, after)[:, first : last + before + after])
 
     def centre(self, frames: Tensor) -> Tensor:
-        "dB (T, H, all bins) -> dB (T, H, F), what PESTO's confidence head sees"
+        "dB (T, H, all bins) -> dB (T, H, F) without the margin for shifts. Raises `ValueError` for other sizes."
         margin = sizes(self.config).max_steps
+        if frames.shape[-1] != sizes(self.config).n_bins:
+            raise ValueError(
+                f"frames have {frames.shape[-1]} bins; this model's transform has {sizes(self.config).n_bins}"
+            )
         return frames[..., margin : margin + sizes(self.config).n_bins_in]
 
     def forward(
@@ -86,7 +90,7 @@ class PestoModel(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # pitch (T,) MIDI, confidence (T,), activations (T, n) moved to class = pitch
         "Pitch, confidence and activations of a sequence of frames; memory beyond the results is bounded"
         n = sizes(self.config).n_out
-        before, after = self._reach(step or self.config.step_size)
+        before, after = layer_reach(self.config, step or self.config.step_size)
         parts = [(frames.new_zeros(0, n), frames.new_zeros(0))]
         for a in range(0, len(frames), block):
             begin, b = max(0, a - before), min(a + block, len(frames))
@@ -98,11 +102,6 @@ class PestoModel(nn.Module):
         volume = (10 ** (frames / 10)).sum((1, 2))
         confidence = confidence * foreground(volume, self.config, step)
         return pitch, confidence, y.roll(-round(float(self.shift) * b), -1)
-
-    def _reach(self, step: float) -> tuple[int, int]:
-        if is_salience(self.config):
-            return layer_reach(self.config, step)
-        return (context_reach(self.config, step),) * 2
 
 # %% ../../nbs/pitch/08_model.ipynb #e051660a
 def save_model(
@@ -153,10 +152,8 @@ def model_of(
 def save_official(model: PestoModel, path: str | Path) -> Path:
     "Write a checkpoint in the official layout, for pesto-pitch to read (its own confidence head is not in it)"
     c, s = model.config, sizes(model.config)
-    if is_salience(c) or s.channels_in != len(c.harmonics) or s.first_size != s.kernel_size:
-        raise ValueError(
-            "a SalienceNet, or a model with stack, context or first_width, does not fit into the official layout"
-        )
+    if is_salience(c):
+        raise ValueError(f"a SalienceNet (layers = {c.layers!r}) does not fit into the official layout")
     encoder = {
         "n_chan_input": len(c.harmonics),
         "n_chan_layers": list(c.channels),

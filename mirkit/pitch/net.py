@@ -100,8 +100,8 @@ class PestoEncoder(nn.Module):
         super().__init__()
         s, c = sizes(config), config.channels
         self.config, self.n_in = config, c[-1] * s.n_bins_in
-        self.layernorm = nn.LayerNorm([s.channels_in, s.n_bins_in])
-        self.conv1 = _block(config, s.channels_in, c[0], s.first_size)
+        self.layernorm = nn.LayerNorm([len(config.harmonics), s.n_bins_in])
+        self.conv1 = _block(config, len(config.harmonics), c[0], s.kernel_size)
         blocks = [_block(config, c[0], c[0], s.kernel_size) for _ in range(config.n_prefilt_layers - 1)]
         self.prefilt_layers = nn.ModuleList(blocks if config.prefilt_block else [b[0] for b in blocks])
         pairs = zip(c[:-1], c[1:], strict=True)

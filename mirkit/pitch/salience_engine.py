@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layer', 'SalienceNetwork', 'make_salience', 'salience_like', 'folded', 'Stage', 'SaliencePass', 'finish',
-           'salience_answer']
+           'salience_answer', 'columns']
 
 # %% ../../nbs/pitch/34_salience_engine.ipynb #76574fda
 import dataclasses
@@ -251,13 +251,13 @@ def salience_answer(
     size = -(-(last - first) // -(-(last - first) // block))  # pieces of equal size, the last perhaps shorter
     way, at, out = SaliencePass(net, step_size, before + after + size, frames), first - before, []
     for stop in [*range(first + size, last, size), last]:
-        out.append(finish(net, way.push(_columns(frames, at, stop + after))))
+        out.append(finish(net, way.push(columns(frames, at, stop + after))))
         at = stop + after
     y, confidence = zip(*out, strict=True)
     return xp.concat(y, axis=0), xp.concat(confidence, axis=0)
 
 
-def _columns(frames: Any, a: int, b: int) -> Any:
+def columns(frames: Any, a: int, b: int) -> Any:
     "frames[:, :, a:b] where the end frames go on for ever"
     total = frames.shape[2]
     if 0 <= a and b <= total:

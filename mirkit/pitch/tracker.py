@@ -29,7 +29,7 @@ from .config import PestoConfig, is_salience, sizes
 from .decode import REDUCTIONS, PitchPath, local_average, median_smooth, reduce_pitch
 from .engine import answer, has_official_head, make_network, network_like, official_confidence
 from .front import front_plan, hop_samples, working_rate
-from .views import context_reach, foreground, layer_reach
+from .views import foreground, layer_reach
 from .weights import DEFAULT, find_weights
 from ..signal.fold import EPS, Block, FoldPlan, blocks, decibels, plan_like, transform_blocks
 
@@ -242,12 +242,13 @@ class PitchTracker:
         fine = frames_between(c, hop, rate)
         plan = _plan(c, rate, hop // fine, self.device)
         step = 1000 * plan.hop / rate
-        reach = layer_reach(c, step) if is_salience(c) else (context_reach(c, step),) * 2
         size = 2048 if self.device == "cpu" else 1 << 14
         frames = _map_threads(functools.partial(self._frames, plan), blocks(chunks, plan), self.jobs)
         work = functools.partial(self._answer, step, fine, activations or self.viterbi)
         parts, path = [], _Path(self, fine * step) if self.viterbi else None
-        for pitch, confidence, volume, y in _map_threads(work, segments(frames, *reach, size), self.jobs):
+        for pitch, confidence, volume, y in _map_threads(
+            work, segments(frames, *layer_reach(c, step), size), self.jobs
+        ):
             kept = y if activations else y[:0].copy()
             parts.append((pitch if path is None else path.push(y), confidence, volume, kept))
         if path:
@@ -275,10 +276,9 @@ def frames_between(
 ) -> int:  # a divisor of `hop`
     "Frames to compute for each estimate, such that the model finds its context"
     least = math.ceil(1000 * hop / rate / config.step_size - 1e-9)
-    times = sorted({t for _, _, times in config.layers for t in times} | set(config.context))
-    if len(times) < 2 or least <= 1:
+    context = np.array([t for _, _, times in config.layers for t in times]) / 1000 * rate
+    if least <= 1 or not context.any():
         return 1
-    context = np.array(times) / 1000 * rate
 
     def miss(n: int) -> float:  # samples between where the context is wanted and where a frame is
         return float(np.abs(np.rint(context * n / hop) * hop / n - context).max())
