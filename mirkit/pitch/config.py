@@ -120,22 +120,23 @@ _SALIENCE: dict[str, Any] = {
     "stack": (0.5, 1.0, 2.0, 3.0, 4.0, 5.0),
     "span": 78,
     "learning_rate": 4e-3,
-    "foreground": 25.0,
+    "foreground": 22.0,
 }
 
 
-def _layers(*times: tuple[float, ...], channels: int = 24) -> tuple[tuple[int, int, tuple[float, ...]], ...]:
+def _layers(*times: tuple[float, ...], channels: int = 16) -> tuple[tuple[int, int, tuple[float, ...]], ...]:
     "Layers over semitones (3, then 5 wide) and layers over time by turns, and a narrow one to end with"
     pairs = [((channels, 5 if i else 3, (0.0,)), (channels, 1, tuple(map(float, t)))) for i, t in enumerate(times)]
-    return (*(layer for pair in pairs for layer in pair), (2 * channels // 3, 1, (0.0,)))
+    return (*(layer for pair in pairs for layer in pair), (channels, 1, (0.0,)))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mir-1k": {},
     "small-vqt": {"gamma": 7.0, "span": 73},
     "mir-1k_g7": {"gamma": 7.0, "span": 73, "n_prefilt_layers": 3, "prefilt_width": 13.0, "prefilt_block": True},
-    "pitch": _SALIENCE | {"layers": _layers((-20, 0, 20), (-60, 0, 60), (-120, 0, 120))},
-    "pitch-live": _SALIENCE | {"layers": _layers((-40, -20, 0), (-80, -40, 0), (-240, -120, 0))},
+    "pitch": _SALIENCE | {"layers": _layers((-20, 0, 20), (-40, 0, 40), (-80, 0, 80), (-160, 0, 160), (-320, 0, 320))},
+    "pitch-live": _SALIENCE
+    | {"layers": _layers((-20, 0, 20), (-80, -40, 0), (-160, -80, 0), (-320, -160, 0), (-640, -320, 0))},
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "fast": {},
