@@ -81,10 +81,8 @@ class ShiftTraining(SupervisedTraining):
         e = whole.only(mine)
         plain, moved = self.two_views(e, [b for b, _ in self.banks])
         found = self.compare(self.model, e, plain, moved, loud[mine].to(self.device), share)
-        if (weight := 1 - 5 * self.global_step / self.max_steps) > 0:
-            found["rule"] = weight * found["rule"]
-            return found
-        return {k: v for k, v in found.items() if k != "rule"}
+        found["rule"] = max(0.0, 1 - 5 * self.global_step / self.max_steps) * found["rule"]
+        return found
 
     def two_views(self, e: Examples, banks: list[Bank]) -> tuple[Tensor, Tensor]:
         "dB of the examples as they are, and disturbed and moved"
