@@ -74,7 +74,13 @@ def test_its_model_can_be_used_and_taught_by(whole, voices):
 
     file = str(whole["folder"] / "checkpoints" / "model.safetensors")
     assert PitchTracker.from_pretrained(file).threshold == pytest.approx(whole["threshold"])
-    lessons = {"objective": "self-training", "teacher": file, "data": {str(voices): 0.5}, "sure": [0.0, 0.05]}
+    lessons = {
+        "objective": "self-training",
+        "teacher": "whole",
+        "start": "whole",
+        "data": {str(voices): 0.5},
+        "sure": [0.0, 0.05],
+    }
     pupil = play(TRAINED, run_id="pupil", **GIVEN | lessons)
     assert pupil["module"].names == ("ours", str(voices)) and pupil["result"].steps == 4
     with pytest.raises(ValueError, match="the teacher is sure of no frame of 10 recordings"):
@@ -137,6 +143,7 @@ MISTAKES = [
     ({"objective": "self-training", "held_out": ["synth/nobody"]}, "held_out = 'synth/nobody' matches none"),
     ({"preset": "mir-1k", "config": {}}, "train_pesto trains PESTO's network"),
     ({"config": {"learning_rat": 1}}, "did you mean learning_rate?"),
+    ({"config": TINY | {"picture": 60.0}}, "Hz, which the model can show"),
     ({"steps": 2.5}, "steps = 2.5 must be a whole number"),
     ({"seconds": 0.1}, "seconds = 0.1 must be"),
     ({"music": 2}, "music = 2 must be"),

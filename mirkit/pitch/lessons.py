@@ -27,6 +27,7 @@ from mirkit.pitch.supervised import (
     synthetic_bank,
     taught_bank,
 )
+from .teacher import HIGHEST, LOWEST, check_span
 
 # %% ../../nbs/pitch/36_lessons.ipynb #77731a86
 OBJECTIVES = ("synthetic", "self-training", "self-supervised")
@@ -52,6 +53,7 @@ def check_lessons(settings: Mapping[str, Any]) -> PestoConfig:
         raise ValueError(
             f"config has no layers: {objective} training is for a SalienceNet; train_pesto trains PESTO's network"
         )
+    check_span(LOWEST, HIGHEST, config)
     return config
 
 # %% ../../nbs/pitch/36_lessons.ipynb #0476764d
