@@ -277,7 +277,12 @@ def _add_pitch(parser: argparse.ArgumentParser) -> None:
 # %% ../nbs/90_cli.ipynb #9bfa799c
 def _add_tracking(add: Callable) -> None:
     add(
-        "-m", "--model", "--model-name", "--model_name", help="name of a model of ours, or a file, also an official one"
+        "-m",
+        "--model",
+        "--model-name",
+        "--model_name",
+        help="name of a model of ours, or a file, also an official one. The default, pitch, may be used by companies; "
+        "pitch-plus hears better under music and has also heard recordings that state no licence",
     )
     add("-s", "--step-size", "--step_size", type=float, default=10.0, metavar="MS", help="between estimates (10)")
     add("-r", "--reduction", help="argmax, mean or alwa (default: the model's)")
