@@ -3726,8 +3726,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'mirkit/pitch/supervised.py'),
                                          'mirkit.pitch.supervised.example_labels': ( 'pitch/supervised.html#example_labels',
                                                                                      'mirkit/pitch/supervised.py'),
-                                         'mirkit.pitch.supervised.join_banks': ( 'pitch/supervised.html#join_banks',
-                                                                                 'mirkit/pitch/supervised.py'),
                                          'mirkit.pitch.supervised.known_frames': ( 'pitch/supervised.html#known_frames',
                                                                                    'mirkit/pitch/supervised.py'),
                                          'mirkit.pitch.supervised.label_clip': ( 'pitch/supervised.html#label_clip',
