@@ -26,7 +26,9 @@ def test_demo_trains_on_our_own_sound():
     make = shutil.which("make")
     if not make:
         pytest.skip("no make")
-    said = subprocess.run([make, "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        [make, "--no-print-directory", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert said.splitlines()[-1].split() == [".venv/bin/mirkit", "run", "nbs/train_pitch.ipynb"]
 
 
